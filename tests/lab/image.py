@@ -6,6 +6,7 @@ ext4 made from a DESTDIR folder, laid over the base by overlayfs in the initramf
 on top. So a new build of the project costs a second, not an image.
 """
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -438,3 +439,31 @@ def tree_hash(folder):
                 with open(path, "rb") as handle:
                     total.update(hashlib.file_digest(handle, "sha256").digest())
     return total.hexdigest()[:24]
+
+
+def make_bare(target):
+    """A tree with nothing but apt, whose apt reads the machine's own Debian sources."""
+    sources = debian_sources()
+    mmdebstrap(target)
+    if sources:
+        (target / "etc/apt/sources.list").unlink(missing_ok=True)
+        folder = target / "etc/apt/sources.list.d"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "debian.sources").write_text(sources)
+    keys = "".join(o.removeprefix("--aptopt=") + "\n" for o in apt_options())
+    (target / "etc/apt/apt.conf.d/90machine").write_text(keys)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Builds the guest image, or a bare Debian tree.")
+    parser.add_argument("--bare", metavar="FOLDER", type=Path, help="make a tree that holds nothing but apt")
+    args = parser.parse_args()
+    if args.bare:
+        make_bare(args.bare)
+    else:
+        print(ensure(print).base)
+
+
+if __name__ == "__main__":
+    main()
