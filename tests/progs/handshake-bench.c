@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opens many channels and says how long each took, D-Bus call to fd.
+ *
+ *	handshake-bench connect SERVICE PEER USER COUNT [cold] [hold]
+ *	handshake-bench listen SERVICE
+ *
+ * connect runs as root and calls as USER, so that "cold" can have the daemon forget its
+ * certificates before each call.  "hold" keeps every channel open and at the end sends a message of
+ * its own through each one and wants exactly that back.  listen echoes on every channel it gets.
+ * Both print one line of JSON.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-bus.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sivshm.h"
+
+#define MAX_CHANNELS 1024
+#define CALL_TIMEOUT_US (30 * 1000000ULL)
+
+static struct sivshm_channel *channels[MAX_CHANNELS];
+static size_t n_channels;
+
+static double now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
+}
+
+static int fail(const char *what, int r, const sd_bus_error *error)
+{
+	fprintf(stderr, "handshake-bench: %s: %s\n", what,
+		error && error->message ? error->message : strerror(-r));
+	return r;
+}
+
+/* Prints {"step": microseconds, ...} of the identity's Steps. */
+static int print_steps(sd_bus_message *m)
+{
+	const char *step, *sep = "";
+	uint64_t usec;
+	int r;
+
+	r = sd_bus_message_enter_container(m, 'v', "a(st)");
+	if (r < 0)
+		return r;
+	r = sd_bus_message_enter_container(m, 'a', "(st)");
+	if (r < 0)
+		return r;
+	printf("{");
+	while ((r = sd_bus_message_read(m, "(st)", &step, &usec)) > 0) {
+		printf("%s\"%s\":%llu", sep, step, (unsigned long long)usec);
+		sep = ",";
+	}
+	printf("}");
+	if (r < 0)
+		return r;
+	sd_bus_message_exit_container(m);
+	return sd_bus_message_exit_container(m);
+}
+
+/* Goes through the identity dictionary and prints what says how long it took. */
+static int print_identity(sd_bus_message *m)
+{
+	const char *key;
+	bool found = false;
+	int r;
+
+	r = sd_bus_message_enter_container(m, 'a', "{sv}");
+	if (r < 0)
+		return r;
+	while ((r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+		r = sd_bus_message_read(m, "s", &key);
+		if (r < 0)
+			return r;
+		if (strcmp(key, "Steps") == 0) {
+			r = print_steps(m);
+			found = true;
+		} else {
+			r = sd_bus_message_skip(m, "v");
+		}
+		if (r < 0)
+			return r;
+		sd_bus_message_exit_container(m);
+	}
+	if (!found)
+		printf("{}");
+	return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+static int keep_channel(int fd)
+{
+	int r;
+
+	if (n_channels == MAX_CHANNELS)
+		return -E2BIG;
+	r = sivshm_channel_from_fd(fd, NULL, &channels[n_channels]);
+	if (r < 0)
+		return fail(sivshm_last_error(), r, NULL);
+	n_channels++;
+	return 0;
+}
+
+static int connect_once(sd_bus *bus, const char *service, const char *peer, bool hold, bool first)
+{
+	sd_bus_error error = SD_BUS_ERROR_NULL;
+	sd_bus_message *call = NULL, *reply = NULL;
+	const char *path;
+	double begin;
+	int fd = -1, r;
+
+	r = sd_bus_message_new_method_call(bus, &call, "org.sivshm1", "/org/sivshm1",
+					   "org.sivshm1.Manager", "Connect");
+	if (r >= 0)
+		r = sd_bus_message_append(call, "ssa{sv}", service, peer, 0);
+	if (r < 0)
+		goto out;
+	begin = now_ms();
+	r = sd_bus_call(bus, call, CALL_TIMEOUT_US, &error, &reply);
+	if (r < 0) {
+		fail("Connect", r, &error);
+		goto out;
+	}
+	r = sd_bus_message_read(reply, "ho", &fd, &path);
+	if (r < 0)
+		goto out;
+	fd = dup(fd);
+	printf("%s{\"ms\":%.3f,\"steps\":", first ? "" : ",", now_ms() - begin);
+	r = print_identity(reply);
+	printf("}");
+	if (r < 0)
+		goto out;
+	r = hold ? keep_channel(fd) : close(fd);
+out:
+	sd_bus_message_unref(call);
+	sd_bus_message_unref(reply);
+	sd_bus_error_free(&error);
+	return r;
+}
+
+static int forget_certificates(sd_bus *bus)
+{
+	sd_bus_error error = SD_BUS_ERROR_NULL;
+	int r;
+
+	r = sd_bus_call_method(bus, "org.sivshm1", "/org/sivshm1", "org.sivshm1.Manager",
+			       "ForgetCertificates", &error, NULL, "");
+	if (r < 0)
+		fail("ForgetCertificates", r, &error);
+	sd_bus_error_free(&error);
+	return r;
+}
+
+/* Sends a message of its own through every channel, and only then looks at the answers: a window
+ * that two channels shared would show here. */
+static int exchange_all(void)
+{
+	char text[64], answer[64];
+	size_t i;
+	int r;
+
+	for (i = 0; i < n_channels; i++) {
+		snprintf(text, sizeof(text), "message of channel %zu", i);
+		r = sivshm_send(channels[i], text, strlen(text) + 1, CALL_TIMEOUT_US);
+		if (r < 0)
+			return fail(sivshm_last_error(), r, NULL);
+	}
+	for (i = 0; i < n_channels; i++) {
+		snprintf(text, sizeof(text), "message of channel %zu", i);
+		r = (int)sivshm_recv(channels[i], answer, sizeof(answer), NULL, CALL_TIMEOUT_US);
+		if (r < 0)
+			return fail(sivshm_last_error(), r, NULL);
+		if (strcmp(text, answer) != 0)
+			return fail("another channel's message came back", -EBADMSG, NULL);
+	}
+	return 0;
+}
+
+static int run_connect(int argc, char **argv)
+{
+	bool cold = false, hold = false;
+	sd_bus *root = NULL, *bus = NULL;
+	struct passwd *user;
+	int count, i, r;
+
+	for (i = 6; i < argc; i++) {
+		cold = cold || strcmp(argv[i], "cold") == 0;
+		hold = hold || strcmp(argv[i], "hold") == 0;
+	}
+	count = atoi(argv[5]);
+	user = getpwnam(argv[4]);
+	if (!user)
+		return fail(argv[4], -ENOENT, NULL);
+	r = sd_bus_open_system(&root);
+	if (r < 0)
+		return fail("system bus", r, NULL);
+	if (setegid(user->pw_gid) < 0 || seteuid(user->pw_uid) < 0)
+		return fail("seteuid", -errno, NULL);
+	r = sd_bus_open_system(&bus);
+	if (r < 0)
+		return fail("system bus", r, NULL);
+	printf("{\"calls\":[");
+	for (i = 0; i < count && r >= 0; i++) {
+		r = cold ? forget_certificates(root) : 0;
+		if (r >= 0)
+			r = connect_once(bus, argv[2], argv[3], hold, i == 0);
+	}
+	if (r >= 0)
+		r = exchange_all();
+	printf("],\"channels\":%zu,\"ok\":%s}\n", n_channels, r < 0 ? "false" : "true");
+	fflush(stdout);
+	while (n_channels > 0)
+		sivshm_close(channels[--n_channels]);
+	sd_bus_unref(bus);
+	sd_bus_unref(root);
+	return r;
+}
+
+/* Echoes what is there.  Returns a negative value when the channel has ended. */
+static int echo(struct sivshm_channel *c)
+{
+	char buffer[4096];
+	ssize_t n;
+	int r;
+
+	do {
+		while ((n = sivshm_recv(c, buffer, sizeof(buffer), NULL, 0)) >= 0) {
+			r = sivshm_send(c, buffer, (size_t)n, CALL_TIMEOUT_US);
+			if (r < 0)
+				return r;
+		}
+		if (n != -EAGAIN)
+			return (int)n;
+		r = sivshm_arm(c, SIVSHM_READ);
+	} while (r > 0);
+	return r;
+}
+
+static void accept_all(struct sivshm_listener *l, uint64_t *total)
+{
+	while (n_channels < MAX_CHANNELS && sivshm_accept(l, 0, &channels[n_channels]) >= 0) {
+		n_channels++;
+		(*total)++;
+	}
+}
+
+static void serve_all(void)
+{
+	for (size_t i = 0; i < n_channels;) {
+		if (echo(channels[i]) >= 0) {
+			i++;
+			continue;
+		}
+		sivshm_close(channels[i]);
+		channels[i] = channels[--n_channels];
+	}
+}
+
+static volatile sig_atomic_t stop;
+
+static void on_signal(int number)
+{
+	(void)number;
+	stop = 1;
+}
+
+static int run_listen(char **argv)
+{
+	static struct pollfd fds[MAX_CHANNELS + 1];
+	struct sivshm_listener *l;
+	uint64_t total = 0;
+	int r;
+
+	signal(SIGTERM, on_signal);
+	r = sivshm_listen(argv[2], NULL, &l);
+	if (r < 0)
+		return fail(sivshm_last_error(), r, NULL);
+	fprintf(stderr, "listening\n");
+	while (!stop) {
+		accept_all(l, &total);
+		serve_all();
+		fds[0] = (struct pollfd){.fd = sivshm_listener_get_fd(l), .events = POLLIN};
+		for (size_t i = 0; i < n_channels; i++)
+			fds[i + 1] =
+				(struct pollfd){.fd = sivshm_get_fd(channels[i]), .events = POLLIN};
+		/* a second at most: a signal between the test and the call must not be lost */
+		poll(fds, n_channels + 1, 1000);
+	}
+	printf("{\"accepted\":%llu}\n", (unsigned long long)total);
+	while (n_channels > 0)
+		sivshm_close(channels[--n_channels]);
+	sivshm_listener_close(l);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
+	if (argc >= 6 && strcmp(argv[1], "connect") == 0)
+		return run_connect(argc, argv) < 0;
+	if (argc == 3 && strcmp(argv[1], "listen") == 0)
+		return run_listen(argv) < 0;
+	fprintf(stderr, "usage: handshake-bench connect SERVICE PEER USER COUNT [cold] [hold]\n"
+			"       handshake-bench listen SERVICE\n");
+	return 2;
+}
