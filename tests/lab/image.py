@@ -56,7 +56,7 @@ e2scrub_reap.service systemd-tmpfiles-clean.timer systemd-pstore.service systemd
 systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-firstboot.service
 systemd-repart.service systemd-pcrphase.service systemd-pcrphase-sysinit.service
 systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-machine-id-commit.service
-systemd-journal-flush.service systemd-sysusers.service systemd-ask-password-console.path
+systemd-journal-flush.service systemd-ask-password-console.path
 systemd-ask-password-wall.path getty.target getty@tty1.service sys-fs-fuse-connections.mount
 sys-kernel-tracing.mount dev-hugepages.mount systemd-initctl.socket systemd-rfkill.socket
 systemd-hwdb-update.service ldconfig.service remote-fs.target
@@ -72,6 +72,8 @@ TREE_FILES = {
         "[Manager]\nShowStatus=no\nDefaultTimeoutStopSec=15s\n",
     "etc/modprobe.d/lab.conf":
         "blacklist virtio_balloon\nblacklist intel_rapl_common\nblacklist button\n",
+    # A package runs this when it is installed; a payload is never installed.
+    "etc/systemd/system/systemd-sysusers.service.d/lab.conf": "[Unit]\nConditionNeedsUpdate=\n",
     # A root shell on the serial console, for a guest that a person keeps.
     "etc/systemd/system/lab-shell.service":
         "[Unit]\nDescription=Root shell on the serial console\nConditionPathExists=/dev/ttyS0\n"

@@ -407,8 +407,8 @@ def close_all():
 
 
 def exit_on_signals():
-    """SIGTERM ends this process like an exception does, so that context managers run."""
+    """SIGTERM ends this process like Ctrl-C does, so that context managers run."""
     def leave(number, frame):
-        raise SystemExit(128 + number)
+        raise KeyboardInterrupt(f"signal {number}")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
