@@ -34,13 +34,25 @@ print(m[:5].decode())
 """
 
 
+def plug_and_unplug(guest, share, **where):
+    (share / "plugged").write_bytes(bytes(1 << 20))
+    os.chmod(share / "plugged", 0o666)
+    count = "grep -l 0x1110 /sys/bus/pci/devices/*/device | wc -l"
+    guest.qmp.command("object-add", **{"qom-type": "memory-backend-file", "id": "plugged", "share": True,
+                                       "mem-path": str(share / "plugged"), "size": 1 << 20})
+    guest.device_add("ivshmem-plain", "new", memdev="plugged", **where)
+    assert guest.run(f"for i in $(seq 100); do [ $({count}) = 2 ] && exit 0; sleep 0.1; done; exit 1")[0] == 0
+    guest.device_del("new")
+    assert guest.run(count)[1] == "1\n"
+
+
 def test_two_guests(image, share, tmp_path, log_dir, figures):
     """Two at once, one of each machine: commands, payload, files, clean logs, a read-only BAR."""
     (tmp_path / "usr/lib").mkdir(parents=True)
     (tmp_path / "usr/lib/lab-test").write_text("payload")
     payload = images.make_payload(tmp_path)
     args = section(share, "section", b"hello")
-    guests = [qemu.Guest("one", image, args=args, payload=payload, log_dir=log_dir),
+    guests = [qemu.Guest("one", image, args=args, payload=payload, ports=1, log_dir=log_dir),
               qemu.Guest("two", image, args=args, payload=payload, machine="pc", log_dir=log_dir)]
     with guests[0], guests[1]:
         for guest in guests:
@@ -56,6 +68,8 @@ def test_two_guests(image, share, tmp_path, log_dir, figures):
             status = open(f"/proc/{guest.process.pid}/status").read()
             assert f"Uid:\t{guest.uid}\t{guest.uid}\t{guest.uid}\t{guest.uid}\n" in status
             assert "CapBnd:\t0000000000000000\n" in status and "Groups:\t \n" in status
+        plug_and_unplug(guests[0], share, bus="port0")
+        plug_and_unplug(guests[1], share)
         guests[0].mark("trouble")
         guests[0].run("echo 'WARNING: made up' > /dev/kmsg")
         with pytest.raises(AssertionError, match="made up"):
