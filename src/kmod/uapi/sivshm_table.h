@@ -130,6 +130,9 @@ enum sivshm_grant_state {
 	SIVSHM_GRANT_REVOKED = 3,
 };
 
+/* sivshm_grant.flags */
+#define SIVSHM_GRANT_CONNECTING (1U << 0) /* this side connected, the other one listened */
+
 /**
  * struct sivshm_grant - one channel of this VM (256 bytes)
  * @state:      enum sivshm_grant_state
@@ -145,6 +148,8 @@ enum sivshm_grant_state {
  * @rx_size:    as @tx_size
  * @local_service: service of this VM that the channel was made for
  * @peer_vm, @peer_service: the authenticated other end
+ * @flags:      SIVSHM_GRANT_*; for people and for a host daemon that starts again, no right depends on it
+ * @opened:     when it was granted, microseconds since the epoch, host's clock
  *
  * The writer fills an entry while it is FREE, then stores @state with release semantics.  A reader
  * loads @state with acquire, copies, and loads @state and @generation again: a difference means
@@ -165,7 +170,10 @@ struct sivshm_grant {
 	__u8 local_service[SIVSHM_SERVICE_NAME_SIZE];
 	__u8 peer_vm[SIVSHM_VM_NAME_SIZE];
 	__u8 peer_service[SIVSHM_SERVICE_NAME_SIZE];
-	__u8 reserved[24];
+	__le32 flags;
+	__le32 reserved0;
+	__le64 opened;
+	__u8 reserved[8];
 };
 
 #endif /* _UAPI_SIVSHM_TABLE_H */
