@@ -18,6 +18,10 @@
  * hostile peer: the channel is dead to it (EPROTO), after asking the kernel whether it was revoked,
  * since a revoked window reads as zeros.
  *
+ * A window that was revoked under the reader shows zeros in the data too.  So @magic is looked at
+ * once more after the data was read: what was read before a @magic that is still there is the
+ * peer's.
+ *
  * All integers are little-endian.  The host zeroes both windows before the grant.
  */
 #ifndef SIVSHM_RING_ABI_H
@@ -30,10 +34,15 @@
 #define SIVSHM_RECORD_HEADER_SIZE 8
 #define SIVSHM_RECORD_ALIGN 8
 
+#define SIVSHM_CLOSED_SEND (1u << 0) /* the owner will send nothing more */
+#define SIVSHM_CLOSED_RECV (1u << 1) /* the owner will receive nothing more */
+
 /**
  * struct sivshm_control - control page; only its owner writes it
  * @magic:    SIVSHM_RING_MAGIC once the owner has attached; 0 before, and when revoked
- * @closed:   1: the owner will send nothing more
+ * @closed:   SIVSHM_CLOSED_*; bits are only ever added, other bits are ignored.  Stored with
+ *            release after the last @producer; loaded with acquire before @producer is looked at
+ *            for the last time.
  * @producer: bytes the owner has produced into its own ring.  Stored with release after the data;
  *            loaded with acquire before the data is read.
  * @consumer: bytes the owner has consumed from the peer's ring.  Stored with release after the last

@@ -18,18 +18,26 @@
  *	-EPIPE		the peer has closed, or its VM is gone; everything it sent was received
  *	-ENOLINK	the channel was revoked
  *	-EMSGSIZE	the message can never fit the ring (send), or the buffer is too small (recv)
- *	-EPROTO		the peer broke the ring's rules; the channel is of no more use
+ *	-EPROTO		the peer broke the ring's rules, the channel is of no more use; when a channel
+ *			is made: the handshake failed, or the other end is not who it has to be
  *	-EPERM		this process is not the holder of the channel
  *	-ETIMEDOUT	the timeout passed
  *	-EAGAIN		would have to wait, and the timeout was 0
+ *	-EINTR		a signal handler ran while the call slept
  *	-EDQUOT		a quota is used up
+ *	-ENOMEM		no room for the rings in the VM's section, or no memory
+ *	-EBUSY		the channel is attached already, by this process or another one
  *	-EHOSTDOWN	sivshmd is not running, or has no connection to the host
  *	-EINVAL		a wrong argument
  *
  * Timeouts are in microseconds, relative; 0 does not wait, SIVSHM_FOREVER has no end.
  *
  * Threads: one thread may send while another receives on the same channel.  Two threads must not
- * send at once, nor receive at once.  Different channels are independent.
+ * send at once, nor receive at once.  Different channels are independent.  A listener belongs to
+ * one thread at a time.
+ *
+ * Processes: a channel is bound to the user and cgroup that asked for it.  Its memory is not there
+ * in a child after fork(); the child must not use the channel.
  */
 #ifndef SIVSHM_H
 #define SIVSHM_H
@@ -41,6 +49,8 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#pragma GCC visibility push(default)
 
 #define SIVSHM_FOREVER UINT64_MAX
 
@@ -109,8 +119,19 @@ int sivshm_channel_from_fd(int fd, const struct sivshm_options *opts, struct siv
  */
 struct sivshm_channel *sivshm_close(struct sivshm_channel *c);
 
+/**
+ * sivshm_shutdown() - send nothing more on this channel
+ * The peer gets -EPIPE once it has received everything; receiving here goes on.
+ */
+int sivshm_shutdown(struct sivshm_channel *c);
+
 /** sivshm_peer() - authenticated name of the other end, "vm/service"; valid until closed */
 const char *sivshm_peer(const struct sivshm_channel *c);
+/**
+ * sivshm_peer_spiffe() - SPIFFE id in the certificate that the other end has proved; valid until
+ * closed.  "" for a channel from sivshm_channel_from_fd().
+ */
+const char *sivshm_peer_spiffe(const struct sivshm_channel *c);
 /** sivshm_local() - name of the own service; valid until closed */
 const char *sivshm_local(const struct sivshm_channel *c);
 /** sivshm_max_message() - longest message that can be sent */
@@ -145,13 +166,14 @@ ssize_t sivshm_peek(struct sivshm_channel *c, const void **ret, uint64_t timeout
 /** sivshm_release() - give back the message that sivshm_peek() showed */
 int sivshm_release(struct sivshm_channel *c);
 
-#define SIVSHM_READ (1 << 0) /* a message can be received */
+#define SIVSHM_READ (1 << 0)  /* a message can be received */
 #define SIVSHM_WRITE (1 << 1) /* see sivshm_wait() */
 
 /**
  * sivshm_wait() - spin a little, then sleep, until one of @events
  * SIVSHM_WRITE: room for a message of the size that the last send or reserve could not place (8
- * bytes otherwise).  Returns the events that are there.
+ * bytes otherwise).  Returns the events that are there.  A peer that has closed counts as an event:
+ * the call that follows does not wait, but returns -EPIPE.
  */
 int sivshm_wait(struct sivshm_channel *c, int events, uint64_t timeout_us);
 
@@ -161,11 +183,16 @@ int sivshm_get_fd(const struct sivshm_channel *c);
  * sivshm_arm() - announce that this side is going to sleep in an event loop
  * Call it before poll(); a positive return value says that some of @events are there already and
  * poll() must not be called.  When poll() returns, receive until -EAGAIN, then arm again.
+ *
+ * poll() takes the doorbell for the whole channel: while one thread uses sivshm_arm(), no other may
+ * sleep in a call on the same channel (timeout 0 is fine).
  */
 int sivshm_arm(struct sivshm_channel *c, int events);
 
 /** sivshm_last_error() - text for the last failed call of this thread; never NULL */
 const char *sivshm_last_error(void);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Send and receive: a call of the ring on the fast path, channel_wait() behind it. */
+#include <errno.h>
+#include <string.h>
+
+#include "client/channel.h"
+#include "client/error.h"
+
+static int reserve_slow(struct sivshm_channel *c, int r, size_t size, void **ret,
+			uint64_t timeout_us)
+{
+	while (r == -EAGAIN) {
+		r = channel_wait(c, SIVSHM_WRITE, timeout_us);
+		if (r < 0)
+			return r;
+		r = c->tx_error ?: ring_reserve(&c->ring.tx, size, ret);
+	}
+	return r < 0 ? channel_fail(c, r) : 0;
+}
+
+int sivshm_reserve(struct sivshm_channel *c, size_t size, void **ret, uint64_t timeout_us)
+{
+	int r = __atomic_load_n(&c->tx_error, __ATOMIC_RELAXED);
+
+	if (ring_likely(!r))
+		r = ring_reserve(&c->ring.tx, size, ret);
+	return ring_likely(!r) ? 0 : reserve_slow(c, r, size, ret, timeout_us);
+}
+
+/* Ring the peer; it may be gone, and only a sender cares. */
+static int ring_peer(struct sivshm_channel *c)
+{
+	int r = c->backend->notify(c->userdata);
+
+	if (r == -EPIPE)
+		channel_set_gone(c);
+	return r < 0 ? channel_fail(c, r) : 0;
+}
+
+int sivshm_commit(struct sivshm_channel *c, size_t size)
+{
+	int r = ring_commit(&c->ring.tx, size);
+
+	if (ring_likely(r == 0))
+		return 0;
+	return r < 0 ? error_channel(r) : ring_peer(c);
+}
+
+int sivshm_send(struct sivshm_channel *c, const void *data, size_t size, uint64_t timeout_us)
+{
+	void *room;
+	int r = sivshm_reserve(c, size, &room, timeout_us);
+
+	if (ring_unlikely(r < 0))
+		return r;
+	memcpy(room, data, size);
+	return sivshm_commit(c, size);
+}
+
+static ssize_t peek_slow(struct sivshm_channel *c, int r, const void **ret, uint64_t timeout_us)
+{
+	uint32_t length;
+
+	while (r == -EAGAIN) {
+		bool gone = channel_gone(c);
+
+		r = c->rx_error ?: ring_peek(&c->ring.rx, ret, &length);
+		if (r == 0)
+			return length;
+		if (r == -EAGAIN && gone)
+			r = -EPIPE;
+		if (r != -EAGAIN)
+			break;
+		r = channel_wait(c, SIVSHM_READ, timeout_us);
+		if (r < 0)
+			return r;
+		r = -EAGAIN;
+	}
+	return channel_fail(c, r);
+}
+
+ssize_t sivshm_peek(struct sivshm_channel *c, const void **ret, uint64_t timeout_us)
+{
+	int r = __atomic_load_n(&c->rx_error, __ATOMIC_RELAXED);
+	uint32_t length;
+
+	if (ring_likely(!r))
+		r = ring_peek(&c->ring.rx, ret, &length);
+	return ring_likely(!r) ? (ssize_t)length : peek_slow(c, r, ret, timeout_us);
+}
+
+int sivshm_release(struct sivshm_channel *c)
+{
+	int r;
+
+	/* What was read may have been the zeros of a revoked window: say so instead of "released".
+	 */
+	r = ring_still_there(&c->ring.rx);
+	if (ring_unlikely(r < 0))
+		return channel_fail(c, r);
+	r = ring_release(&c->ring.rx);
+	if (ring_likely(r == 0))
+		return 0;
+	if (r < 0)
+		return error_channel(r);
+	r = ring_peer(c);
+	return r == -EPIPE ? 0 : r;
+}
+
+ssize_t sivshm_recv(struct sivshm_channel *c, void *data, size_t size, size_t *ret_size,
+		    uint64_t timeout_us)
+{
+	const void *message;
+	ssize_t n = sivshm_peek(c, &message, timeout_us);
+	int r;
+
+	if (ring_unlikely(n < 0))
+		return n;
+	if (ret_size)
+		*ret_size = (size_t)n;
+	if (ring_unlikely((size_t)n > size))
+		return error_channel(-EMSGSIZE);
+	memcpy(data, message, (size_t)n);
+	r = sivshm_release(c);
+	return ring_unlikely(r < 0) ? r : n;
+}
