@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from . import image as images
-from . import paths
+from . import paths, proc
 
 
 class HostError(Exception):
@@ -76,8 +76,8 @@ class Nspawn:
 
     alive = set()
 
-    def __init__(self, name, image, *, payload=(), binds=None, log_dir=None):
-        self.name, self.image, self.log_dir = name, image, log_dir
+    def __init__(self, name, image, *, payload=(), binds=None, log_dir=None, keep=False):
+        self.name, self.image, self.log_dir, self.keep = name, image, log_dir, keep
         self.payloads = [payload] if isinstance(payload, (str, Path)) else list(payload)
         self.binds = dict(binds or {})
         self.folder = paths.run_dir() / f"{name}.{os.getpid()}.{id(self):x}"
@@ -108,7 +108,8 @@ class Nspawn:
         nspawn += [f"--bind={src}:{dst}" for src, dst in self.binds.items()]
         log = open(self.folder / "console.log", "wb")
         machine_id = hashlib.sha256(f"sivshm-lab {self.name}".encode()).hexdigest()[:32]
-        setup = ["unshare", "--mount", "--propagation=unchanged", "sh", "-c", ENTER, ENTER, lower, str(work),
+        # its container outlives a killed systemd-nspawn; SIGTERM is passed on
+        setup = ["setpriv", *proc.tied(self.keep, "TERM"), "--", "unshare", "--mount", "--propagation=unchanged", "sh", "-c", ENTER, ENTER, lower, str(work),
                  self.name, machine_id]
         self.process = subprocess.Popen([*setup, *nspawn], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                         start_new_session=True)
@@ -127,7 +128,7 @@ class Nspawn:
 
     def find_leader(self):
         """PID 1 of the container: the child of systemd-nspawn that has become systemd."""
-        for pid in children(self.process.pid):
+        for pid in proc.descendants(self.process.pid):
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
                     return pid
@@ -195,21 +196,6 @@ class Nspawn:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def children(pid):
-    """Descendants of a process."""
-    out = []
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            text = stat.read_text()
-            parents[int(stat.parent.name)] = int(text.rpartition(")")[2].split()[1])
-    wave = [pid]
-    while wave:
-        wave = [p for p, parent in parents.items() if parent in wave]
-        out += wave
-    return out
-
-
 BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -241,8 +227,8 @@ class PrivateBus:
         config = self.folder / "bus.conf"
         config.write_text(BUS_CONFIG.format(socket=self.socket))
         with open(self.folder / "bus.log", "wb") as log:
-            self.process = subprocess.Popen(["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"],
-                                            stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
+            argv = ["setpriv", *proc.tied(), "--", "dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"]
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
         PrivateBus.alive.add(self)
         end = time.monotonic() + timeout
         while not self.socket.exists():
@@ -273,5 +259,5 @@ class PrivateBus:
 
 @atexit.register
 def close_all():
-    for thing in [*Nspawn.alive, *PrivateBus.alive]:
+    for thing in [*PrivateBus.alive, *(box for box in Nspawn.alive if not box.keep)]:
         thing.close()

@@ -23,7 +23,7 @@ import threading
 import time
 from pathlib import Path
 
-from . import paths
+from . import paths, proc
 
 FIRST_UID = 64101
 
@@ -204,10 +204,7 @@ class Guest:
     def jailed(self, argv):
         """QEMU's own user, no group but its own, nothing to gain from an exec."""
         jail = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups",
-                "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
-        # The parent-death signal follows the *thread* that forked, so only the main one may ask.
-        if not self.keep and threading.current_thread() is threading.main_thread():
-            jail.append("--pdeathsig=KILL")
+                "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", *proc.tied(self.keep)]
         return [*jail, "--", *argv]
 
     def command_line(self):
