@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Builds of the project, below <clone>/build: one with gcc (what guests run), one with sanitisers."""
 
-import contextlib
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 from . import image as images
@@ -61,8 +59,10 @@ def setup(config):
 
 
 def compile(config):
-    where = setup(config)
-    run(["ninja", "-C", where], paths.BUILD / f"{config}.log", env=environment(CONFIGS[config]["cc"]))
+    paths.BUILD.mkdir(exist_ok=True)
+    with images.locked(paths.BUILD / f"{config}.lock"):
+        where = setup(config)
+        run(["ninja", "-C", where], paths.BUILD / f"{config}.log", env=environment(CONFIGS[config]["cc"]))
     return where
 
 
@@ -96,10 +96,3 @@ def depmod(dest, image):
         run(["depmod", "-b", base, image.kver], paths.BUILD / "gcc.log", env=environment())
     finally:
         (here / "kernel").unlink()
-
-
-@contextlib.contextmanager
-def timed(progress, text):
-    began = time.monotonic()
-    yield
-    progress(f"{text}: {time.monotonic() - began:.1f} s")

@@ -109,8 +109,8 @@ class Nspawn:
         log = open(self.folder / "console.log", "wb")
         machine_id = hashlib.sha256(f"sivshm-lab {self.name}".encode()).hexdigest()[:32]
         # its container outlives a killed systemd-nspawn; SIGTERM is passed on
-        setup = ["setpriv", *proc.tied(self.keep, "TERM"), "--", "unshare", "--mount", "--propagation=unchanged", "sh", "-c", ENTER, ENTER, lower, str(work),
-                 self.name, machine_id]
+        setup = ["setpriv", *proc.tied(self.keep, "TERM"), "--", "unshare", "--mount",
+                 "--propagation=unchanged", "sh", "-c", ENTER, ENTER, lower, str(work), self.name, machine_id]
         self.process = subprocess.Popen([*setup, *nspawn], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                         start_new_session=True)
         log.close()
