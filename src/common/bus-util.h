@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What both daemons do on the bus: connect, errors, and who a caller is and may do.  No function but
- * bus_open() waits; sd_bus_query_sender_creds() and _privilege() do (they ask the bus and sit for
- * the answer), so methods are declared SD_BUS_VTABLE_UNPRIVILEGED and ask here.
+ * What both daemons do on the bus: connect, errors, and who a caller is and may do.  No function
+ * but bus_open() waits; sd_bus_query_sender_creds() and _privilege() do (they ask the bus and sit
+ * for the answer), so methods are declared SD_BUS_VTABLE_UNPRIVILEGED and ask here.
  */
 #ifndef SIVSHM_BUS_UTIL_H
 #define SIVSHM_BUS_UTIL_H
@@ -21,7 +21,8 @@
  */
 int bus_open(sd_event *event, const char *address, sd_bus **ret);
 
-/** bus_error_set_failure() - name by error_dbus_name(), text; returns the negative errno, for a method handler */
+/** bus_error_set_failure() - name by error_dbus_name(), text; returns the negative errno, for a
+ * method handler */
 int bus_error_set_failure(sd_bus_error *error, const struct failure *f);
 /** bus_reply_failure() - answer @m later, outside its handler */
 int bus_reply_failure(sd_bus_message *m, const struct failure *f);
@@ -64,8 +65,8 @@ typedef int (*bus_access_fn)(sd_bus_message *m, const struct bus_sender *sender,
  */
 int bus_access_identify(struct bus_access *a, sd_bus_message *m, bus_access_fn fn, void *userdata);
 /**
- * bus_access_authorize() - as bus_access_identify(), but @fn is called only for root, or when polkit
- * grants @action; everybody else gets AccessDenied.  Without polkit on the bus: root alone.
+ * bus_access_authorize() - as bus_access_identify(), but @fn is called only for root, or when
+ * polkit grants @action; everybody else gets AccessDenied.  Without polkit on the bus: root alone.
  */
 int bus_access_authorize(struct bus_access *a, sd_bus_message *m, const char *action,
 			 bus_access_fn fn, void *userdata);

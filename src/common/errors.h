@@ -40,6 +40,9 @@ struct failure {
 int failure_set(struct failure *f, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/** error_text_clean() - make @text printable UTF-8 in place: it goes to JSON, D-Bus and terminals */
+void error_text_clean(char *text);
+
 /** error_name() - "RefusedByHost"; "Failed" for an unknown code; never NULL */
 const char *error_name(int code);
 /** error_dbus_name() - "org.sivshm1.Error.RefusedByHost", or D-Bus InvalidArgs for ERR_INVALID_PARAMS */

@@ -26,24 +26,25 @@
 #include "errors.h"
 
 #define RPC_LINK_MAX_REQUESTS 256 /* of the peer, not yet answered; more get ERR_QUOTA_EXCEEDED */
-#define RPC_LINK_MAX_CALLS 4096 /* own, not yet answered */
+#define RPC_LINK_MAX_CALLS 4096	  /* own, not yet answered */
 #define RPC_LINK_MAX_MALFORMED 16 /* in a row; one more takes a socket down */
 
-struct rpc_link; /* owned by who made it */
-struct rpc_call; /* own request under way; owned by the link, see rpc_call_cancel() */
+struct rpc_link;    /* owned by who made it */
+struct rpc_call;    /* own request under way; owned by the link, see rpc_call_cancel() */
 struct rpc_request; /* request of the peer; owned by the handler until it answers or drops it */
 
 enum rpc_link_kind { RPC_LINK_SOCKET, RPC_LINK_DEVICE };
 
 /**
  * struct rpc_link_handler - what the owner of a link is told; static, may be shared by links
- * @request:      @request must be given to exactly one of rpc_request_reply(), _fail(), _drop(), now
- *                or later, whatever happens to the link meanwhile; @params is borrowed
+ * @request:      @request must be given to exactly one of rpc_request_reply(), _fail(), _drop(),
+ * now or later, whatever happens to the link meanwhile; @params is borrowed
  * @notification: @params is borrowed
  * @up:           DEVICE: the host's end is there; the place for rpc_link_write_nul() and Hello
  * @down:         why: ERR_CLOSED hang-up or I/O error, ERR_PARSE too many malformed messages,
  *                ERR_QUOTA_EXCEEDED output queue full
- * @malformed:    a message was dropped (too long, no JSON-RPC, unknown id is no such case); may be NULL
+ * @malformed:    a message was dropped (too long, no JSON-RPC, unknown id is no such case); may be
+ * NULL
  */
 struct rpc_link_handler {
 	void (*request)(struct rpc_link *link, struct rpc_request *request, const char *method,
@@ -70,8 +71,9 @@ struct rpc_link *rpc_link_free(struct rpc_link *link);
 DEFINE_CLEANUP(struct rpc_link *, rpc_link_free)
 
 /**
- * rpc_link_close() - go down as if the other end had hung up: calls fail, then down(@why), both from
- * the loop.  No byte is read or written any more.  A DEVICE comes up again while the host is there.
+ * rpc_link_close() - go down as if the other end had hung up: calls fail, then down(@why), both
+ * from the loop.  No byte is read or written any more.  A DEVICE comes up again while the host is
+ * there.
  */
 void rpc_link_close(struct rpc_link *link, const struct failure *why);
 
@@ -104,7 +106,8 @@ typedef void (*rpc_call_fn)(struct rpc_link *link, json_t *result, const struct 
  */
 int rpc_link_call(struct rpc_link *link, const char *method, json_t *body, uint64_t timeout_usec,
 		  rpc_call_fn fn, void *userdata, struct rpc_call **ret_call);
-/** rpc_call_cancel() - the answer is no more wanted: @fn is not called.  NULL is fine; returns NULL */
+/** rpc_call_cancel() - the answer is no more wanted: @fn is not called.  NULL is fine; returns NULL
+ */
 struct rpc_call *rpc_call_cancel(struct rpc_call *call);
 
 /** rpc_link_notify() - @body is taken over, also on failure; NULL: {} */
@@ -116,7 +119,8 @@ int rpc_link_notify(struct rpc_link *link, const char *method, json_t *body);
  */
 /** rpc_request_reply() - @result is taken over; NULL: {} */
 int rpc_request_reply(struct rpc_request *request, json_t *result);
-/** rpc_request_fail() - ERR_INVALID_PARAMS and ERR_NO_SUCH_METHOD in the handler count as malformed */
+/** rpc_request_fail() - ERR_INVALID_PARAMS and ERR_NO_SUCH_METHOD in the handler count as malformed
+ */
 int rpc_request_fail(struct rpc_request *request, const struct failure *error);
 /** rpc_request_drop() - no answer at all (what came before Welcome); NULL is fine; returns NULL */
 struct rpc_request *rpc_request_drop(struct rpc_request *request);

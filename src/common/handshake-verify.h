@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a service's certificate has to look like beyond its chain (docs/protocol.md).  Pure. */
+#ifndef SIVSHM_HANDSHAKE_VERIFY_H
+#define SIVSHM_HANDSHAKE_VERIFY_H
+
+#include <openssl/x509.h>
+
+/**
+ * leaf_certificate_check() - @certificate, whose chain was verified, is that of @spiffe_id
+ * Returns NULL, or what is wrong with it (a static text).
+ */
+const char *leaf_certificate_check(X509 *certificate, const char *spiffe_id);
+
+#endif
