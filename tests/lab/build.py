@@ -54,7 +54,9 @@ def setup(config):
     if not (where / "build.ninja").exists():
         shutil.rmtree(where, ignore_errors=True)
         # meson is a Python program; the first python3 in PATH need not be the system's
-        run(["/usr/bin/meson", "setup", where, paths.ROOT, *want["options"]], log, env=environment(want["cc"]))
+        # guests run the newest kernel whose headers are here; so the module is built for that one
+        kernel = f"-Dkernel-build=/lib/modules/{images.header_version()}/build"
+        run(["/usr/bin/meson", "setup", where, paths.ROOT, kernel, *want["options"]], log, env=environment(want["cc"]))
     return where
 
 

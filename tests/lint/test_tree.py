@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import build as builds
 from lab import paths
 
 ROOT = paths.ROOT
@@ -88,6 +89,13 @@ def test_format():
     files = tracked("src/*.c", "tests/*.c", "examples/*.c")
     done = subprocess.run(["clang-format", "--dry-run", "--Werror", *files], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_module_sparse(destdir):
+    """Address spaces and byte order, which the module's structs are annotated with."""
+    done = subprocess.run(["ninja", "-C", builds.folder("gcc"), "kmod-sparse"], capture_output=True, text=True,
+                          env=builds.environment())
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
 def test_shell_syntax():
