@@ -38,7 +38,9 @@ struct bus_sender {
 
 /**
  * struct bus_access - questions to the bus and polkit about callers, under way
- * Bounded in number, and for each caller (unique name), so that nobody can pile them up.
+ * Bounded in number, and for each caller (unique name), so that nobody can pile them up.  The
+ * userdata of a question has to live as long as the struct bus_access: give the manager, and look
+ * the object up by the message's path when the answer is there.
  */
 struct bus_access;
 
