@@ -49,6 +49,38 @@ static size_t error_index(int code)
 	return 0;
 }
 
+/* Length of the UTF-8 sequence at @s, 0 if it is none.  Strict enough for D-Bus and JSON. */
+static size_t utf8_length(const unsigned char *s)
+{
+	size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+
+	if (n == 0 || s[0] > 0xf4)
+		return 0;
+	for (size_t i = 1; i < n; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+		return 0;
+	return n;
+}
+
+/* Parts of a text come from a peer or a file, or were cut in the middle of a character. */
+void error_text_clean(char *text)
+{
+	unsigned char *p = (unsigned char *)text;
+
+	while (*p) {
+		size_t n = utf8_length(p);
+
+		if (n == 0 || *p < 0x20 || *p == 0x7f) {
+			*p = '?';
+			n = 1;
+		}
+		p += n;
+	}
+}
+
 int failure_set(struct failure *f, int code, const char *format, ...)
 {
 	va_list ap;
@@ -58,6 +90,7 @@ int failure_set(struct failure *f, int code, const char *format, ...)
 		va_start(ap, format);
 		vsnprintf(f->text, sizeof(f->text), format, ap);
 		va_end(ap);
+		error_text_clean(f->text);
 	}
 	return -error_errno(code);
 }
