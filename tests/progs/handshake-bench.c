@@ -2,17 +2,14 @@
 /*
  * Opens many channels and says how long each took, D-Bus call to fd.
  *
- *	handshake-bench connect SERVICE PEER USER COUNT [cold] [hold]
+ *	handshake-bench connect SERVICE PEER COUNT [hold]
  *	handshake-bench listen SERVICE
  *
- * connect runs as root and calls as USER, so that "cold" can have the daemon forget its
- * certificates before each call.  "hold" keeps every channel open and at the end sends a message of
- * its own through each one and wants exactly that back.  listen echoes on every channel it gets.
- * Both print one line of JSON.
+ * "hold" keeps every channel open and at the end sends a message of its own through each one and
+ * wants exactly that back.  listen echoes on every channel it gets.  Both print one line of JSON.
  */
 #include <errno.h>
 #include <poll.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -149,19 +146,6 @@ out:
 	return r;
 }
 
-static int forget_certificates(sd_bus *bus)
-{
-	sd_bus_error error = SD_BUS_ERROR_NULL;
-	int r;
-
-	r = sd_bus_call_method(bus, "org.sivshm1", "/org/sivshm1", "org.sivshm1.Manager",
-			       "ForgetCertificates", &error, NULL, "");
-	if (r < 0)
-		fail("ForgetCertificates", r, &error);
-	sd_bus_error_free(&error);
-	return r;
-}
-
 /* Sends a message of its own through every channel, and only then looks at the answers: a window
  * that two channels shared would show here. */
 static int exchange_all(void)
@@ -189,33 +173,16 @@ static int exchange_all(void)
 
 static int run_connect(int argc, char **argv)
 {
-	bool cold = false, hold = false;
-	sd_bus *root = NULL, *bus = NULL;
-	struct passwd *user;
-	int count, i, r;
+	bool hold = argc > 5 && strcmp(argv[5], "hold") == 0;
+	int count = atoi(argv[4]), i, r;
+	sd_bus *bus = NULL;
 
-	for (i = 6; i < argc; i++) {
-		cold = cold || strcmp(argv[i], "cold") == 0;
-		hold = hold || strcmp(argv[i], "hold") == 0;
-	}
-	count = atoi(argv[5]);
-	user = getpwnam(argv[4]);
-	if (!user)
-		return fail(argv[4], -ENOENT, NULL);
-	r = sd_bus_open_system(&root);
-	if (r < 0)
-		return fail("system bus", r, NULL);
-	if (setegid(user->pw_gid) < 0 || seteuid(user->pw_uid) < 0)
-		return fail("seteuid", -errno, NULL);
 	r = sd_bus_open_system(&bus);
 	if (r < 0)
 		return fail("system bus", r, NULL);
 	printf("{\"calls\":[");
-	for (i = 0; i < count && r >= 0; i++) {
-		r = cold ? forget_certificates(root) : 0;
-		if (r >= 0)
-			r = connect_once(bus, argv[2], argv[3], hold, i == 0);
-	}
+	for (i = 0; i < count && r >= 0; i++)
+		r = connect_once(bus, argv[2], argv[3], hold, i == 0);
 	if (r >= 0)
 		r = exchange_all();
 	printf("],\"channels\":%zu,\"ok\":%s}\n", n_channels, r < 0 ? "false" : "true");
@@ -223,7 +190,6 @@ static int run_connect(int argc, char **argv)
 	while (n_channels > 0)
 		sivshm_close(channels[--n_channels]);
 	sd_bus_unref(bus);
-	sd_bus_unref(root);
 	return r;
 }
 
@@ -307,11 +273,11 @@ static int run_listen(char **argv)
 int main(int argc, char **argv)
 {
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
-	if (argc >= 6 && strcmp(argv[1], "connect") == 0)
+	if (argc >= 5 && strcmp(argv[1], "connect") == 0)
 		return run_connect(argc, argv) < 0;
 	if (argc == 3 && strcmp(argv[1], "listen") == 0)
 		return run_listen(argv) < 0;
-	fprintf(stderr, "usage: handshake-bench connect SERVICE PEER USER COUNT [cold] [hold]\n"
+	fprintf(stderr, "usage: handshake-bench connect SERVICE PEER COUNT [hold]\n"
 			"       handshake-bench listen SERVICE\n");
 	return 2;
 }
