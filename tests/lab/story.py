@@ -121,3 +121,149 @@ def stop_demo_services(world):
 
 def journal(guest, name):
     return guest.run(["/usr/bin/journalctl", "--no-pager", "-o", "cat", "-u", name], check=True)[1]
+
+
+def events(guest, name):
+    """The JSON lines that a service printed since it was started last."""
+    lines = []
+    for line in journal(guest, name).splitlines():
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and "event" in event:
+                lines.append(event)
+    return lines
+
+
+def last_event(guest, name, kind):
+    found = [event for event in events(guest, name) if event["event"] == kind]
+    return found[-1] if found else None
+
+
+def wait_event(world, guest, name, kind, timeout=30):
+    return world.wait_until(lambda: last_event(guest, name, kind),
+                            f"{name} in {guest.name} says {kind}; it said: {journal(guest, name)[-1500:]}", timeout)
+
+
+# who is who
+
+def stream(world, messages=2000):
+    """sensor.service streams to dashboard.service; both report who the other proved to be."""
+    restart_demo_services(world)
+    sensor = wait_event(world, world.rtos, "sensor", "connected")
+    dashboard = wait_event(world, world.ivi, "dashboard", "connected")
+    for event, local, peer in ((sensor, "sensor", "ivi/dashboard"), (dashboard, "dashboard", "rtos/sensor")):
+        vm, service = peer.split("/")
+        need(event["local"] in (local, f"{'rtos' if local == 'sensor' else 'ivi'}/{local}") and event["peer"] == peer,
+             f"{local} is joined as {event['local']} to {event['peer']}, not to {peer}")
+        need(event["peer_spiffe"] == f"spiffe://cockpit.example/vm/{vm}/service/{service}",
+             f"{local} verified {event['peer_spiffe']}")
+
+    def moved():
+        event = last_event(world.ivi, "dashboard", "progress")
+        return event if event and event["messages"] >= messages else None
+    progress = world.wait_until(moved, f"{messages} messages at the dashboard", 60)
+    need(not last_event(world.ivi, "dashboard", "corrupt"), "the dashboard got a message that was not sent so")
+    identities = {"rtos/sensor": dashboard["peer_spiffe"], "ivi/dashboard": sensor["peer_spiffe"]}
+    return {"identities": identities, "messages": progress["messages"]}
+
+
+def revoke_stream(world):
+    """A revocation from the host while data flows, and what both ends saw."""
+    running_channel(world)
+    took = revoke_and_wait(world, running_channel(world))
+    seen = {name: wait_event(world, guest, name, "revoked")
+            for guest, name in ((world.rtos, "sensor"), (world.ivi, "dashboard"))}
+    return {"revocation_ms": round(took, 1),
+            "revocation_seen": {name: event["text"] for name, event in seen.items()}}
+
+
+# how fast
+
+def round_trip(world, rounds=2000, blocks=10, size=64):
+    """Polling ping-pong: a sivshm channel and plain ivshmem, in turns, in the same guests."""
+    options = ["--plain", world.plain_resource(), "--rounds", str(rounds), "--blocks", str(blocks), "--size", str(size)]
+    listener = world.ivi.run_bg([f"{TESTS}/rtt", "listen", "dashboard", *options, "--user", "dashboard"])
+    world.wait_until(lambda: listening(world, "ivi", "dashboard"), "rtt listens")
+    rc, out, err = world.rtos.run([f"{TESTS}/rtt", "connect", "sensor", "ivi/dashboard", *options,
+                                   "--user", "sensor"], timeout=120)
+    need(rc == 0, f"rtt: exit {rc}: {err}{out}")
+    world.ivi.wait(listener, 30, "rtt listen")
+    world.wait_channels(0)
+    return json.loads(out)
+
+
+# refusals
+
+def refusal(name, refused, error):
+    return {"name": name, "refused": bool(refused), "error": " ".join(error.split())}
+
+
+def refused_connect(world, name, user, service, peer, marker):
+    rc, out, err = world.rtos.run(as_user(user, "/usr/bin/sivshmctl", "connect", "--as", service, peer), input="")
+    return refusal(name, rc != 0 and marker in err, err or out)
+
+
+def refuse_without_policy(world):
+    return refused_connect(world, "service without policy", "nobody", "intruder", "ivi/dashboard", "policy")
+
+
+def refuse_other_name(world):
+    return refused_connect(world, "service claims another's name", "camera", "sensor", "ivi/dashboard", "policy")
+
+
+def refuse_passed_fd(world):
+    """sensor hands its channel fd to another unit; that one, though of the same user, can do nothing with it."""
+    path = "/run/fdpass/socket"
+    world.rtos.run("install -d -o sensor -g sensor -m 755 /run/fdpass; rm -f /run/fdpass/socket", check=True)
+    with unit(world.rtos, "fdpass", "sensor", [f"{TESTS}/fdpass", "sensor", "ivi/dashboard", path]):
+        world.wait_until(lambda: world.rtos.run(f"test -S {path}")[0] == 0, "fdpass is ready")
+        rc, out, err = world.rtos.run(
+            ["/usr/bin/systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--uid=sensor", "--",
+             f"{TESTS}/holder-probe", "--socket", path])
+        need(out, f"holder-probe: exit {rc}: {err}")
+        answer = json.loads(out)
+        world.wait_until(lambda: "passed" in journal(world.rtos, "fdpass"), "fdpass goes on")
+    world.wait_channels(0)
+    text = ", ".join(f"{a['name']}: {a['error']}" for a in answer["attempts"])
+    return refusal("channel fd handed to another unit", rc == 0 and answer["refused"], text)
+
+
+MMAP_RESOURCE = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+m = mmap.mmap(fd, 4096)
+print("mapped, first bytes", m[:8].hex())
+"""
+
+
+def map_resource(guest, path):
+    """What happens when root maps a BAR by sysfs: (mapped, text)."""
+    rc, out, err = guest.run(["/usr/bin/python3", "-c", MMAP_RESOURCE, path])
+    return rc == 0, (out if rc == 0 else err.strip().splitlines()[-1])
+
+
+def refuse_sysfs(world):
+    """Root maps each of our BARs by sysfs; the plain device beside them shows that the attempt is a real one."""
+    need(map_resource(world.rtos, world.plain_resource())[0], "not even the plain device's BAR can be mapped")
+    devices = world.rtos.run("ls -d /sys/bus/pci/drivers/sivshm/0000:*", check=True)[1].split()
+    need(len(devices) == 3, f"sivshm drives {devices}")
+    tries = [map_resource(world.rtos, f"{d}/resource2") for d in devices]
+    return refusal("root maps the BAR by sysfs", not any(mapped for mapped, _ in tries), tries[0][1])
+
+
+def refuse_peer_store(world):
+    """The holder asks to write the peer's window, in every way mmap knows."""
+    rc, out, err = world.rtos.run(as_user("sensor", f"{TESTS}/mapcheck", "sensor", "ivi/dashboard"))
+    need(out, f"mapcheck: exit {rc}: {err}")
+    answer = json.loads(out)
+    world.wait_channels(0)
+    text = ", ".join(f"{a['name']}: {a['error']}" for a in answer["attempts"])
+    return refusal("store to the peer's window", rc == 0 and answer["ok"], text)
+
+
+def refusals(world):
+    """All of them; the echo service of ivi is there for those that need a channel first."""
+    out = [refuse_without_policy(world), refuse_other_name(world), refuse_sysfs(world)]
+    with echo(world):
+        out += [refuse_passed_fd(world), refuse_peer_store(world)]
+    return out

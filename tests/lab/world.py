@@ -121,6 +121,11 @@ class World:
         return ["-object", f"memory-backend-file,id=plain,mem-path={self.plain},size={PLAIN_SIZE},share=on",
                 "-device", f"ivshmem-plain,memdev=plain,addr={PLAIN_SLOT}"]
 
+    @staticmethod
+    def plain_resource():
+        """That memory as a user of plain ivshmem maps it, in both guests."""
+        return f"/sys/bus/pci/devices/0000:00:{int(PLAIN_SLOT, 16):02x}.0/resource2"
+
     def qemu_args(self, vm):
         return shlex.split(self.host.run(["sivshmctl", "qemu-args", vm], check=True)[1])
 
@@ -136,8 +141,7 @@ class World:
         for vm, guest in self.guests.items():
             seconds = guest.wait_up()
             self.progress(f"guest {vm}: systemd is up after {seconds:.1f} s, QEMU runs as uid {guest.uid}")
-        self.each(lambda guest: (guest.run("systemd-sysusers", check=True),
-                                 guest.run("systemctl enable --now sivshmd", check=True)))
+        self.each(lambda guest: guest.run("systemctl enable --now sivshmd", check=True))
         for guest in self.guests.values():
             self.wait_connected(guest)
 
