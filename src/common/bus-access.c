@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <time.h>
 
 #include "bus-util.h"
 
@@ -37,6 +39,7 @@ static struct question *question_free(struct question *q)
 	}
 	sd_bus_slot_unref(q->slot);
 	sd_bus_message_unref(q->message);
+	closep(&q->sender.pidfd);
 	free(q->action);
 	free(q);
 	return NULL;
@@ -67,16 +70,26 @@ struct bus_access *bus_access_free(struct bus_access *a)
 	return NULL;
 }
 
-static bool quota_is_left(const struct bus_access *a, const char *sender)
+static bool quota_is_left(const struct bus_access *a, const char *sender, bool polkit)
 {
 	const struct question *q;
-	size_t n = 0;
+	size_t n = 0, n_polkit = 0;
 
 	if (a->n_questions >= BUS_ACCESS_MAX)
 		return false;
-	LIST_FOREACH(q, &a->questions, entry)
-	n += strcmp(sd_bus_message_get_sender(q->message), sender) == 0;
-	return n < BUS_ACCESS_MAX_PER_SENDER;
+	LIST_FOREACH(q, &a->questions, entry) {
+		n += strcmp(sd_bus_message_get_sender(q->message), sender) == 0;
+		n_polkit += q->action != NULL;
+	}
+	return n < BUS_ACCESS_MAX_PER_SENDER && (!polkit || n_polkit < BUS_ACCESS_MAX_POLKIT);
+}
+
+static uint64_t now_usec(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
 /* The reply of an asynchronous method call; 0, as sd-bus wants it from the callback. */
@@ -141,10 +154,50 @@ static int ask_polkit(struct question *q)
 	return sd_bus_call_async(q->access->bus, &q->slot, call, on_polkit, q, POLKIT_TIMEOUT_USEC);
 }
 
-/* a{sv} of GetConnectionCredentials; -ENXIO when the uid is not in it */
-static int read_credentials(sd_bus_message *reply, struct bus_sender *ret)
+static int read_pidfd(sd_bus_message *reply, int *ret)
 {
-	struct bus_sender sender = {};
+	int fd, r;
+
+	r = sd_bus_message_read(reply, "v", "h", &fd);
+	if (r < 0)
+		return r;
+	closep(ret);
+	*ret = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	return *ret < 0 ? -errno : 0;
+}
+
+static int read_u32(sd_bus_message *reply, uint32_t *ret)
+{
+	return sd_bus_message_read(reply, "v", "u", ret);
+}
+
+static int read_credential(sd_bus_message *reply, struct bus_sender *sender, bool *has_uid)
+{
+	uint32_t value = 0;
+	const char *key;
+	int r;
+
+	r = sd_bus_message_read(reply, "s", &key);
+	if (r < 0)
+		return r;
+	if (strcmp(key, "UnixUserID") == 0) {
+		r = read_u32(reply, &value);
+		sender->uid = value;
+		*has_uid = true;
+	} else if (strcmp(key, "ProcessID") == 0) {
+		r = read_u32(reply, &value);
+		sender->pid = (pid_t)value;
+	} else if (strcmp(key, "ProcessFD") == 0) {
+		r = read_pidfd(reply, &sender->pidfd);
+	} else {
+		r = sd_bus_message_skip(reply, "v");
+	}
+	return r;
+}
+
+/* a{sv} of GetConnectionCredentials; -ENXIO when the uid is not in it */
+static int read_credentials(sd_bus_message *reply, struct bus_sender *sender)
+{
 	bool has_uid = false;
 	int r;
 
@@ -152,31 +205,14 @@ static int read_credentials(sd_bus_message *reply, struct bus_sender *ret)
 	if (r < 0)
 		return r;
 	while ((r = sd_bus_message_enter_container(reply, 'e', "sv")) > 0) {
-		uint32_t value = 0;
-		const char *key;
-		bool is_uid, is_pid;
-
-		r = sd_bus_message_read(reply, "s", &key);
-		if (r < 0)
-			return r;
-		is_uid = strcmp(key, "UnixUserID") == 0;
-		is_pid = strcmp(key, "ProcessID") == 0;
-		r = is_uid || is_pid ? sd_bus_message_read(reply, "v", "u", &value)
-				     : sd_bus_message_skip(reply, "v");
-		if (r < 0)
-			return r;
-		if (is_uid)
-			sender.uid = value;
-		else if (is_pid)
-			sender.pid = (pid_t)value;
-		has_uid |= is_uid;
-		r = sd_bus_message_exit_container(reply);
+		r = read_credential(reply, sender, &has_uid);
+		if (r >= 0)
+			r = sd_bus_message_exit_container(reply);
 		if (r < 0)
 			return r;
 	}
 	if (r < 0)
 		return r;
-	*ret = sender;
 	return has_uid ? 0 : -ENXIO;
 }
 
@@ -204,7 +240,7 @@ static int ask(struct bus_access *a, sd_bus_message *m, const char *action, bus_
 
 	if (!sender)
 		return -EACCES;
-	if (!quota_is_left(a, sender)) {
+	if (!quota_is_left(a, sender, action != NULL)) {
 		sd_bus_reply_method_errorf(m, SD_BUS_ERROR_LIMITS_EXCEEDED,
 					   "too many calls under way");
 		return 1;
@@ -212,7 +248,12 @@ static int ask(struct bus_access *a, sd_bus_message *m, const char *action, bus_
 	q = calloc(1, sizeof(*q));
 	if (!q)
 		return -ENOMEM;
-	*q = (struct question){.fn = fn, .userdata = userdata, .message = sd_bus_message_ref(m)};
+	*q = (struct question){
+		.fn = fn,
+		.userdata = userdata,
+		.message = sd_bus_message_ref(m),
+		.sender = { .pidfd = -1, .arrived_usec = now_usec() },
+	};
 	if (action && !(q->action = strdup(action)))
 		return -ENOMEM;
 	r = sd_bus_call_method_async(a->bus, &q->slot, "org.freedesktop.DBus",

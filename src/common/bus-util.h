@@ -30,10 +30,14 @@ int bus_reply_failure(sd_bus_message *m, const struct failure *f);
 /**
  * struct bus_sender - who sent a message, as the bus knows it
  * @pid: of the process that opened the connection, not necessarily alive; 0: unknown
+ * @pidfd: the same process, from a bus that tells (ProcessFD), else -1; borrowed
+ * @arrived_usec: when the message came, CLOCK_MONOTONIC
  */
 struct bus_sender {
 	uid_t uid;
 	pid_t pid;
+	int pidfd;
+	uint64_t arrived_usec;
 };
 
 /**
@@ -46,6 +50,7 @@ struct bus_access;
 
 #define BUS_ACCESS_MAX 256
 #define BUS_ACCESS_MAX_PER_SENDER 16
+#define BUS_ACCESS_MAX_POLKIT 32 /* polkit may wait for people: these leave room for the others */
 
 int bus_access_new(sd_bus *bus, struct bus_access **ret);
 /** bus_access_free() - questions under way are dropped: their callbacks are not called */

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Channels that exist in the kernel, one object on the bus for each.  A channel begins when its
+ * slot was opened (or adopted) and ends with the kernel's RELEASED; this daemon holds no fd of it.
+ */
+#ifndef SIVSHMD_CHANNEL_H
+#define SIVSHMD_CHANNEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "caller.h"
+#include "device.h"
+#include "message.h"
+#include "names.h"
+#include "policy.h"
+
+#define CHANNEL_PATH_PREFIX "/org/sivshm1/channel"
+#define CHANNEL_PATH_SIZE 64
+
+struct manager;
+struct ready;
+
+/* why a channel ended (ChannelRemoved) */
+#define REASON_CLOSED "closed"
+#define REASON_PEER_CLOSED "peer-closed"
+#define REASON_REVOKED "revoked"
+#define REASON_POLICY "policy"
+#define REASON_DEVICE_GONE "device-gone"
+
+/**
+ * struct channel
+ * @act:     POLICY_CONNECT or POLICY_ACCEPT: the rule it rests on; POLICY_BE when adopted: either
+ * @reason:  why it will end, once that is known; literal
+ * @waiting: not accepted yet; owned by its listener
+ */
+struct channel {
+	struct manager *manager;
+	char path[CHANNEL_PATH_SIZE];
+	struct slot_ref ref;
+	char local[SIVSHM_SERVICE_NAME_SIZE];
+	struct peer_name peer;
+	uint64_t ring_size;
+	uid_t uid;
+	uint64_t cgroup;
+	char unit[UNIT_NAME_SIZE];
+	enum policy_act act;
+	enum sivshm_grant_state state;
+	const char *reason;
+	struct ready *waiting;
+};
+
+/** struct channel_spec - what channel_new() is told; pointers are borrowed */
+struct channel_spec {
+	struct slot_ref ref;
+	const char *local;
+	const struct peer_name *peer;
+	uint64_t ring_size;
+	uid_t uid;
+	uint64_t cgroup;
+	const char *unit;
+	enum policy_act act;
+	enum sivshm_grant_state state;
+};
+
+/** channel_new() - owned by the manager until channel_event() sees its end */
+int channel_new(struct manager *m, const struct channel_spec *spec, struct channel **ret);
+/** channels_free() - silent */
+void channels_free(struct manager *m);
+/** channels_adopt() - take over what a former owner has left in the kernel */
+void channels_adopt(struct manager *m);
+/** channels_lost() - the device broke: objects go; what the kernel still holds comes back by
+ * adoption */
+void channels_lost(struct manager *m);
+/** channel_find() - NULL when there is none of that generation */
+struct channel *channel_find(struct manager *m, const struct slot_ref *ref);
+/** channel_find_path() - by object path */
+struct channel *channel_find_path(struct manager *m, const char *path);
+/** channel_close() - take it from its holder; its object goes with the kernel's RELEASED */
+void channel_close(struct channel *c, const char *reason);
+/** channel_event() - RELEASED, REVOKED, DRAINING, DENIED */
+void channel_event(struct manager *m, const struct sivshm_event *event);
+/** channels_in_kernel() - for Hello; the caller frees @ret */
+int channels_in_kernel(struct manager *m, struct slot_ref **ret, size_t *ret_n);
+/** channels_count() - of one service */
+unsigned channels_count(struct manager *m, const char *service);
+/** channels_apply_policy() - close those the policy does not allow (any more) */
+void channels_apply_policy(struct manager *m);
+const char *channel_state_name(const struct channel *c);
+
+#endif

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "connect.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "answer.h"
+#include "handshake.h"
+#include "log.h"
+#include "opener.h"
+
+/* How much longer than its caller a connect waits for the host, to learn what has to be undone. */
+#define UNDO_USEC (20 * USEC_PER_SEC)
+
+/*
+ * Whatever is under way is one of: @wait, @call, @opener.  @session is known from the answer to
+ * Connect on; a connect that ends before has to await that answer, for the host may have made one.
+ */
+struct connect {
+	TAILQ_ENTRY(connect) next;
+	struct manager *manager;
+	struct caller caller;
+	sd_bus_message *message; /* NULL: answered */
+	struct peer_name from;
+	struct peer_name peer;
+	uint64_t ring_size;
+	struct steps steps;
+	sd_event_source *timer;
+	uint64_t deadline; /* CLOCK_MONOTONIC */
+	struct handshake *handshake;
+	bool has_session;
+	uint8_t session[SESSION_ID_SIZE];
+	struct slot_ref ref;
+	struct identity_wait *wait;
+	struct rpc_call *call;
+	struct opener opener;
+};
+
+static void connect_free(struct connect *c)
+{
+	identity_wait_cancel(c->wait);
+	rpc_call_cancel(c->call);
+	opener_stop(&c->opener);
+	handshake_free(c->handshake);
+	sd_event_source_disable_unref(c->timer);
+	sd_bus_message_unref(c->message);
+	TAILQ_REMOVE(&c->manager->connects, c, next);
+	quota_release(c->manager->quota, c->caller.uid, QUOTA_CONNECT);
+	free(c);
+}
+
+static void give_back(struct connect *c)
+{
+	c->wait = identity_wait_cancel(c->wait);
+	opener_stop(&c->opener);
+	c->timer = sd_event_source_disable_unref(c->timer);
+	if (c->has_session) {
+		c->call = rpc_call_cancel(c->call);
+		manager_cancel_session(c->manager, c->session);
+		c->has_session = false;
+	}
+}
+
+/* Ends @c, or leaves it without a caller until the host has answered Connect. */
+static void connect_fail(struct connect *c, const struct failure *why)
+{
+	char peer[PEER_NAME_SIZE];
+
+	peer_name_format(&c->peer, peer);
+	if (c->message) {
+		manager_refused(c->manager, c->from.service, peer, why, &c->caller);
+		bus_reply_failure(c->message, why);
+		c->message = sd_bus_message_unref(c->message);
+	}
+	give_back(c);
+	if (!c->call)
+		connect_free(c);
+}
+
+static uint64_t call_timeout(const struct connect *c)
+{
+	uint64_t now = clock_usec(CLOCK_MONOTONIC);
+
+	return (c->deadline > now ? c->deadline - now : 0) + UNDO_USEC;
+}
+
+/*
+ * Opened: the slot is open, answer the caller
+ */
+
+static int new_channel(struct connect *c, struct channel **ret)
+{
+	struct channel_spec spec = {
+		.ref = c->ref,
+		.local = c->from.service,
+		.peer = &c->peer,
+		.ring_size = c->ring_size,
+		.uid = c->caller.uid,
+		.cgroup = c->caller.cgroup,
+		.unit = c->caller.unit,
+		.act = POLICY_CONNECT,
+		.state = SIVSHM_GRANT_ACTIVE,
+	};
+
+	return channel_new(c->manager, &spec, ret);
+}
+
+static int answer(struct connect *c, int fd, const struct channel *channel)
+{
+	_cleanup_free_ char *certificate = NULL;
+	struct answer a = {.fd = fd, .channel = channel, .steps = &c->steps};
+	int r;
+
+	r = handshake_peer_certificate(c->handshake, &certificate);
+	if (r < 0)
+		return r;
+	a.certificate = certificate;
+	a.handshake_usec = steps_elapsed(&c->steps);
+	return answer_send(c->message, &a);
+}
+
+static void on_opened(int fd, const struct failure *error, void *userdata)
+{
+	_cleanup_close_ int channel_fd = fd; /* the caller's copy goes with the answer */
+	struct connect *c = userdata;
+	struct channel *channel;
+	int r;
+
+	if (error) {
+		connect_fail(c, error);
+		return;
+	}
+	steps_ended(&c->steps, "opened");
+	manager_opened(c->manager, c->session, &c->ref);
+	r = new_channel(c, &channel);
+	if (r >= 0)
+		r = answer(c, channel_fd, channel);
+	if (r < 0)
+		/* Closing the fd makes the kernel say RELEASED, which undoes the rest. */
+		log_plain(LOG_ERR, "Connect cannot be answered: %s", strerror(-r));
+	connect_free(c);
+}
+
+/*
+ * Confirm: slot, generation
+ */
+
+static int take_grant(struct connect *c, json_t *result, struct failure *error)
+{
+	int r;
+
+	r = slot_ref_decode(result, &c->ref, error);
+	if (r < 0)
+		return r;
+	steps_ended(&c->steps, "granted");
+	r = opener_start(&c->opener, c->manager->event, c->manager->device, &c->ref, c->caller.uid,
+			 c->caller.cgroup, on_opened, c);
+	return r < 0 ? failure_set(error, ERR_FAILED, "out of memory") : 0;
+}
+
+static void on_confirmed(struct rpc_link *link, json_t *result, const struct failure *error,
+			 void *userdata)
+{
+	struct connect *c = userdata;
+	struct failure why = {};
+
+	(void)link;
+	c->call = NULL;
+	if (error)
+		why = *error;
+	else
+		take_grant(c, result, &why);
+	if (why.code)
+		connect_fail(c, &why);
+}
+
+/* verify chain and id of B; CC..CF, id, EKM */
+static int send_confirm(struct connect *c, const struct flight *in, struct failure *error)
+{
+	struct msg_confirm confirm = {};
+	int r;
+
+	r = handshake_step(c->handshake, in, &confirm.flight, error);
+	if (r < 0)
+		return r;
+	steps_ended(&c->steps, "server-verified");
+	memcpy(confirm.session, c->session, sizeof(confirm.session));
+	spiffe_id_format(control_trust_domain(c->manager->control), &c->peer, confirm.peer);
+	r = handshake_result(c->handshake, c->session, &c->from, &c->peer, c->ring_size,
+			     confirm.exporter, error);
+	if (r >= 0)
+		r = control_call(c->manager->control, "Confirm", msg_confirm_encode(&confirm),
+				 call_timeout(c), on_confirmed, c, &c->call, error);
+	flight_done(&confirm.flight);
+	return r;
+}
+
+/*
+ * Connect: session, SH..SF
+ */
+
+static int take_server_hello(struct connect *c, json_t *result, struct failure *error)
+{
+	struct msg_flight hello = {};
+	int r;
+
+	r = msg_flight_decode(result, true, &hello, error);
+	if (r < 0)
+		return r;
+	memcpy(c->session, hello.session, sizeof(c->session));
+	c->has_session = true;
+	if (c->message)
+		r = send_confirm(c, &hello.flight, error);
+	else
+		r = failure_set(error, ERR_CLOSED, "nobody waits any more");
+	flight_done(&hello.flight);
+	return r;
+}
+
+static void on_connected(struct rpc_link *link, json_t *result, const struct failure *error,
+			 void *userdata)
+{
+	struct connect *c = userdata;
+	struct failure why = {};
+
+	(void)link;
+	c->call = NULL;
+	if (error)
+		why = *error;
+	else
+		take_server_hello(c, result, &why);
+	if (why.code)
+		connect_fail(c, &why);
+}
+
+static int send_client_hello(struct connect *c, const struct keypair *pair, struct failure *error)
+{
+	char id[SPIFFE_ID_SIZE];
+	struct handshake_identity identity = {pair->key, pair->certificate, pair->chain};
+	struct handshake_config config = {
+		.initiator = true,
+		.identity = &identity,
+		.trust = control_trust(c->manager->control),
+		.peer_id = id,
+		.now = control_now(c->manager->control),
+	};
+	struct msg_connect connect = {.to = c->peer, .ring_size = c->ring_size};
+	int r;
+
+	steps_ended(&c->steps, "certificate");
+	spiffe_id_format(control_trust_domain(c->manager->control), &c->peer, id);
+	strcpy(connect.from, c->from.service);
+	r = handshake_new(&config, &c->handshake, error);
+	if (r >= 0)
+		r = handshake_start(c->handshake, &connect.flight, error);
+	if (r >= 0)
+		r = control_call(c->manager->control, "Connect", msg_connect_encode(&connect),
+				 call_timeout(c), on_connected, c, &c->call, error);
+	flight_done(&connect.flight);
+	if (r >= 0)
+		steps_ended(&c->steps, "client-hello");
+	return r;
+}
+
+static void on_identity(const struct keypair *pair, const struct failure *error, void *userdata)
+{
+	struct connect *c = userdata;
+	struct failure why = {};
+
+	c->wait = NULL;
+	if (error)
+		why = *error;
+	else
+		send_client_hello(c, pair, &why);
+	if (why.code)
+		connect_fail(c, &why);
+}
+
+/*
+ * Start
+ */
+
+static int on_deadline(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct failure why;
+
+	(void)s;
+	(void)usec;
+	failure_set(&why, ERR_TIMED_OUT, "no channel within the timeout");
+	connect_fail(userdata, &why);
+	return 0;
+}
+
+/* NULL with @error set. */
+static struct connect *connect_new(struct manager *m, const struct caller *caller,
+				   sd_bus_message *message, const struct connect_request *request,
+				   const char *service, struct failure *error)
+{
+	struct connect *c;
+
+	if (quota_charge(m->quota, caller->uid, QUOTA_CONNECT, error) < 0)
+		return NULL;
+	c = calloc(1, sizeof(*c));
+	if (!c) {
+		quota_release(m->quota, caller->uid, QUOTA_CONNECT);
+		failure_set(error, ERR_FAILED, "out of memory");
+		return NULL;
+	}
+	*c = (struct connect){
+		.manager = m,
+		.caller = *caller,
+		.message = sd_bus_message_ref(message),
+		.peer = request->peer,
+		.ring_size = request->ring_size,
+		.steps.began = request->arrived_usec,
+		.deadline = request->arrived_usec + request->timeout_usec,
+	};
+	strcpy(c->from.vm, control_vm(m->control));
+	strcpy(c->from.service, service);
+	TAILQ_INSERT_TAIL(&m->connects, c, next);
+	return c;
+}
+
+static int begin(struct connect *c, struct failure *error)
+{
+	const struct keypair *pair;
+	int r;
+
+	r = sd_event_add_time(c->manager->event, &c->timer, CLOCK_MONOTONIC, c->deadline, 0,
+			      on_deadline, c);
+	if (r < 0)
+		return failure_set(error, ERR_FAILED, "out of memory");
+	r = identity_want(c->manager->identities, c->from.service, on_identity, c, &c->wait, &pair,
+			  error);
+	return r > 0 ? send_client_hello(c, pair, error) : r;
+}
+
+int connect_start(struct manager *m, const struct caller *caller, sd_bus_message *message,
+		  const struct connect_request *request, struct failure *error)
+{
+	struct policy_question q = {
+		.act = POLICY_CONNECT,
+		.service = request->service,
+		.uid = caller->uid,
+		.unit = caller->unit,
+		.peer = &request->peer,
+		.ring_size = request->ring_size,
+	};
+	const struct policy_service *service;
+	struct steps steps = {.began = request->arrived_usec};
+	struct connect *c;
+	int r;
+
+	steps_ended(&steps, "caller");
+	r = manager_authorize(m, &q, &service, error);
+	if (r < 0)
+		return r;
+	r = manager_check_ready(m, error);
+	if (r < 0)
+		return r;
+	c = connect_new(m, caller, message, request, service->name, error);
+	if (!c)
+		return -error_errno(error->code);
+	c->steps = steps;
+	steps_ended(&c->steps, "policy");
+	r = begin(c, error);
+	if (r < 0)
+		connect_free(c);
+	return r;
+}
+
+/*
+ * Ends from outside
+ */
+
+bool connects_abort(struct manager *m, const uint8_t session[SESSION_ID_SIZE],
+		    const struct failure *why)
+{
+	struct connect *c;
+
+	TAILQ_FOREACH(c, &m->connects, next)
+	{
+		if (!c->has_session || memcmp(c->session, session, SESSION_ID_SIZE) != 0)
+			continue;
+		connect_fail(c, why);
+		return true;
+	}
+	return false;
+}
+
+void connects_client_gone(struct manager *m, const char *name)
+{
+	struct connect *c, *next;
+
+	for (c = TAILQ_FIRST(&m->connects); c; c = next) {
+		next = TAILQ_NEXT(c, next);
+		if (strcmp(c->caller.name, name) != 0)
+			continue;
+		c->message = sd_bus_message_unref(c->message);
+		give_back(c);
+		if (!c->call)
+			connect_free(c);
+	}
+}
+
+static bool policy_allows(const struct connect *c)
+{
+	struct policy_question q = {
+		.act = POLICY_CONNECT,
+		.service = c->from.service,
+		.uid = c->caller.uid,
+		.unit = c->caller.unit,
+		.peer = &c->peer,
+		.ring_size = c->ring_size,
+	};
+	struct policy_verdict v;
+
+	policy_decide(c->manager->policy, &q, &v);
+	return v.allowed;
+}
+
+void connects_apply_policy(struct manager *m)
+{
+	struct connect *c, *next;
+	struct failure why;
+
+	failure_set(&why, ERR_NOT_AUTHORIZED, "the policy has changed");
+	for (c = TAILQ_FIRST(&m->connects); c; c = next) {
+		next = TAILQ_NEXT(c, next);
+		if (!policy_allows(c))
+			connect_fail(c, &why);
+	}
+}
+
+void connects_fail_all(struct manager *m, const struct failure *why)
+{
+	struct connect *c, *next;
+
+	for (c = TAILQ_FIRST(&m->connects); c; c = next) {
+		next = TAILQ_NEXT(c, next);
+		/* Nothing to undo: the host has forgotten its sessions. */
+		c->call = rpc_call_cancel(c->call);
+		c->has_session = false;
+		connect_fail(c, why);
+	}
+}
+
+unsigned connects_count(struct manager *m, const char *service)
+{
+	struct connect *c;
+	unsigned n = 0;
+
+	TAILQ_FOREACH(c, &m->connects, next)
+	if (strcmp(c->from.service, service) == 0)
+		n++;
+	return n;
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* sivshmd: the guest's daemon (sivshmd(8)). */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <systemd/sd-daemon.h>
+
+#include "log.h"
+#include "manager.h"
+#include "module.h"
+
+static int check_config(const struct options *options)
+{
+	_cleanup_(policy_freep) struct policy *policy = NULL;
+	struct conf_error error;
+	int r;
+
+	r = policy_load(options->config_root, &policy, &error);
+	if (r < 0) {
+		fprintf(stderr, "%s\n", error.text[0] ? error.text : strerror(-r));
+		return r;
+	}
+	printf("%zu services\n", policy->n_services);
+	return 0;
+}
+
+/* A module that is not there is no reason to stop: it may be loaded later, by hand. */
+static int load_module(void)
+{
+	int r = module_load();
+
+	if (r < 0)
+		log_event(LOG_WARNING, LOG_ID_DEVICE, NULL, "Kernel module cannot be loaded: %s",
+			  strerror(-r));
+	return r;
+}
+
+static int load_and_check_module(const struct options *options)
+{
+	int r;
+
+	r = load_module();
+	if (r >= 0)
+		r = module_check_abi(options->device);
+	if (r == -EPROTONOSUPPORT)
+		log_event(LOG_ERR, LOG_ID_DEVICE, NULL, "The kernel module's ABI is not ours");
+	else if (r == -EBUSY)
+		r = 0; /* a daemon has it, and has checked */
+	return r;
+}
+
+/* Signals are blocked before the first thread or source exists. */
+static int handle_signals(struct manager *m)
+{
+	sigset_t set;
+	int r;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return -errno;
+	signal(SIGPIPE, SIG_IGN);
+	r = sd_event_add_signal(m->event, NULL, SIGTERM, NULL, NULL);
+	return r < 0 ? r : sd_event_add_signal(m->event, NULL, SIGINT, NULL, NULL);
+}
+
+static int run(const struct options *options)
+{
+	_cleanup_(manager_freep) struct manager *m = NULL;
+	int r;
+
+	r = manager_new(options, &m);
+	if (r >= 0 && options->load_module)
+		load_module();
+	if (r >= 0)
+		r = capabilities_drop();
+	if (r >= 0)
+		r = handle_signals(m);
+	if (r >= 0)
+		r = sd_event_set_watchdog(m->event, true);
+	if (r >= 0)
+		r = manager_start(m);
+	if (r < 0)
+		return r;
+	sd_notify(false, "READY=1\nSTATUS=Serving");
+	r = sd_event_loop(m->event);
+	sd_notify(false, "STOPPING=1");
+	return r;
+}
+
+int main(int argc, char **argv)
+{
+	struct options options;
+	int r;
+
+	r = options_parse(argc, argv, &options);
+	if (r > 0) {
+		if (options.check_config)
+			r = check_config(&options);
+		else if (options.only_load_module)
+			r = load_and_check_module(&options);
+		else
+			r = run(&options);
+	}
+	if (r < 0 && !options.check_config)
+		log_plain(LOG_ERR, "sivshmd ends: %s", strerror(-r));
+	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}

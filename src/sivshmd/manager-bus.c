@@ -1,0 +1,543 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * org.sivshm1.Manager.  Methods are declared unprivileged, for else sd-bus would ask the bus about
+ * the caller and sit for the answer; who may do what is decided here, when the bus has told.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "bus-args.h"
+#include "connect.h"
+#include "listener.h"
+#include "log.h"
+#include "manager.h"
+
+#define INTERFACE "org.sivshm1.Manager"
+#define ACTION_RELOAD "org.sivshm1.reload"
+#define WRITE_QUEUE_MAX 1024
+
+bool manager_bus_is_full(struct manager *m)
+{
+	uint64_t n;
+
+	return sd_bus_get_n_queued_write(m->bus, &n) < 0 || n > WRITE_QUEUE_MAX;
+}
+
+int manager_bus_identify(struct manager *m, sd_bus_message *message,
+			 const struct bus_sender *sender, struct caller *ret, sd_bus_error *error)
+{
+	struct failure failure;
+
+	(void)m;
+	if (caller_identify(sd_bus_message_get_sender(message), sender->uid, sender->pid,
+			    sender->pidfd, ret, &failure) < 0)
+		return bus_error_set_failure(error, &failure);
+	return 0;
+}
+
+static bool service_is_valid(const char *service)
+{
+	return !service[0] || service_name_is_valid(service);
+}
+
+/*
+ * Connect
+ */
+
+static int read_connect(sd_bus_message *message, struct connect_request *ret, sd_bus_error *error)
+{
+	const struct bus_option options[] = {
+		{"RingSize", 't', SIVSHM_MIN_RING_SIZE, SIVSHM_MAX_RING_SIZE, &ret->ring_size},
+		{"TimeoutUSec", 't', 1, CONNECT_TIMEOUT_MAX_USEC, &ret->timeout_usec},
+	};
+	const char *peer;
+	int r;
+
+	ret->ring_size = RING_SIZE_DEFAULT;
+	ret->timeout_usec = CONNECT_TIMEOUT_DEFAULT_USEC;
+	r = sd_bus_message_read(message, "ss", &ret->service, &peer);
+	if (r < 0)
+		return r;
+	if (!service_is_valid(ret->service))
+		return bus_args_invalid(error, "'%s' is no service name", ret->service);
+	if (peer_name_parse(peer, &ret->peer) < 0)
+		return bus_args_invalid(error, "'%s' is no peer, which is 'vm/service'", peer);
+	r = bus_args_options(message, options, ELEMENTSOF(options), error);
+	if (r < 0)
+		return r;
+	if (!ring_size_is_valid(ret->ring_size))
+		return bus_args_invalid(error, "RingSize is no power of two from 4096");
+	return 0;
+}
+
+static int connect_identified(sd_bus_message *message, const struct bus_sender *sender,
+			      void *userdata, sd_bus_error *error)
+{
+	struct connect_request request = {.arrived_usec = sender->arrived_usec};
+	struct manager *m = userdata;
+	char peer[PEER_NAME_SIZE];
+	struct failure failure;
+	struct caller caller;
+	int r;
+
+	r = read_connect(message, &request, error);
+	if (r < 0)
+		return r;
+	r = manager_bus_identify(m, message, sender, &caller, error);
+	if (r < 0)
+		return r;
+	r = connect_start(m, &caller, message, &request, &failure);
+	if (r >= 0)
+		return 0;
+	peer_name_format(&request.peer, peer);
+	manager_refused(m, request.service, peer, &failure, &caller);
+	return bus_error_set_failure(error, &failure);
+}
+
+static int method_connect(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)error;
+	return bus_access_identify(m->access, message, connect_identified, m);
+}
+
+/*
+ * Listen
+ */
+
+static int read_listen(sd_bus_message *message, struct listen_request *ret, sd_bus_error *error)
+{
+	uint64_t backlog = BACKLOG_DEFAULT;
+	const struct bus_option options[] = {
+		{"Backlog", 'u', 1, BACKLOG_MAX, &backlog},
+		{"MaxRingSize", 't', SIVSHM_MIN_RING_SIZE, SIVSHM_MAX_RING_SIZE, &ret->max_ring},
+	};
+	int r;
+
+	r = sd_bus_message_read(message, "s", &ret->service);
+	if (r < 0)
+		return r;
+	if (!service_is_valid(ret->service))
+		return bus_args_invalid(error, "'%s' is no service name", ret->service);
+	r = bus_args_options(message, options, ELEMENTSOF(options), error);
+	if (r < 0)
+		return r;
+	if (ret->max_ring && !ring_size_is_valid(ret->max_ring))
+		return bus_args_invalid(error, "MaxRingSize is no power of two from 4096");
+	ret->backlog = (unsigned)backlog;
+	return 0;
+}
+
+static int listen_identified(sd_bus_message *message, const struct bus_sender *sender,
+			     void *userdata, sd_bus_error *error)
+{
+	struct listen_request request = {};
+	struct manager *m = userdata;
+	struct failure failure;
+	struct caller caller;
+	int r;
+
+	r = read_listen(message, &request, error);
+	if (r < 0)
+		return r;
+	r = manager_bus_identify(m, message, sender, &caller, error);
+	if (r < 0)
+		return r;
+	r = listener_start(m, &caller, message, &request, &failure);
+	if (r >= 0)
+		return 0;
+	manager_refused(m, request.service, "", &failure, &caller);
+	return bus_error_set_failure(error, &failure);
+}
+
+static int method_listen(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)error;
+	return bus_access_identify(m->access, message, listen_identified, m);
+}
+
+/*
+ * Lists
+ */
+
+static int append_channel(sd_bus_message *reply, const struct channel *c)
+{
+	char peer[PEER_NAME_SIZE];
+
+	peer_name_format(&c->peer, peer);
+	return sd_bus_message_append(reply, "(ouusssust)", c->path, c->ref.slot, c->ref.generation,
+				     c->local, peer, channel_state_name(c), (uint32_t)c->uid,
+				     c->unit, c->ring_size);
+}
+
+static int list_channels_identified(sd_bus_message *message, const struct bus_sender *sender,
+				    void *userdata, sd_bus_error *error)
+{
+	_cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+	struct manager *m = userdata;
+	int r;
+
+	(void)error;
+	r = sd_bus_message_new_method_return(message, &reply);
+	if (r >= 0)
+		r = sd_bus_message_open_container(reply, 'a', "(ouusssust)");
+	for (size_t i = 0; i < ELEMENTSOF(m->channels) && r >= 0; i++)
+		if (m->channels[i] && (sender->uid == 0 || sender->uid == m->channels[i]->uid))
+			r = append_channel(reply, m->channels[i]);
+	if (r >= 0)
+		r = sd_bus_message_close_container(reply);
+	return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_list_channels(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)error;
+	return bus_access_identify(m->access, message, list_channels_identified, m);
+}
+
+static int append_listener(sd_bus_message *reply, const struct listener *l)
+{
+	return sd_bus_message_append(reply, "(osusuu)", l->path, l->service,
+				     (uint32_t)l->caller.uid, l->caller.unit, l->n_ready,
+				     l->backlog);
+}
+
+static int list_listeners_identified(sd_bus_message *message, const struct bus_sender *sender,
+				     void *userdata, sd_bus_error *error)
+{
+	_cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+	struct manager *m = userdata;
+	struct listener *l;
+	int r;
+
+	(void)error;
+	r = sd_bus_message_new_method_return(message, &reply);
+	if (r >= 0)
+		r = sd_bus_message_open_container(reply, 'a', "(osusuu)");
+	TAILQ_FOREACH(l, &m->listeners, next)
+	if (r >= 0 && (sender->uid == 0 || sender->uid == l->caller.uid))
+		r = append_listener(reply, l);
+	if (r >= 0)
+		r = sd_bus_message_close_container(reply);
+	return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_list_listeners(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)error;
+	return bus_access_identify(m->access, message, list_listeners_identified, m);
+}
+
+/*
+ * Explain
+ */
+
+static int explain_identified(sd_bus_message *message, const struct bus_sender *sender,
+			      void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+	struct policy_question q = {.act = POLICY_LISTEN, .uid = sender->uid};
+	struct policy_verdict verdict;
+	struct peer_name name;
+	struct caller caller;
+	const char *peer;
+	int r;
+
+	r = sd_bus_message_read(message, "ss", &q.service, &peer);
+	if (r < 0)
+		return r;
+	if (!service_is_valid(q.service))
+		return bus_args_invalid(error, "'%s' is no service name", q.service);
+	if (peer[0] && peer_name_parse(peer, &name) < 0)
+		return bus_args_invalid(error, "'%s' is no peer, which is 'vm/service'", peer);
+	r = manager_bus_identify(m, message, sender, &caller, error);
+	if (r < 0)
+		return r;
+	q.unit = caller.unit;
+	if (peer[0]) {
+		q.act = POLICY_CONNECT;
+		q.peer = &name;
+	}
+	policy_decide(m->policy, &q, &verdict);
+	return sd_bus_reply_method_return(message, "bs", verdict.allowed, verdict.text);
+}
+
+static int method_explain(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)error;
+	return bus_access_identify(m->access, message, explain_identified, m);
+}
+
+/*
+ * Administration
+ */
+
+static int reload_authorized(sd_bus_message *message, const struct bus_sender *sender,
+			     void *userdata, sd_bus_error *error)
+{
+	struct conf_error wrong;
+
+	(void)sender;
+	if (manager_reload(userdata, &wrong) < 0) {
+		sd_bus_error_setf(error, error_dbus_name(ERR_FAILED), "%s",
+				  wrong.text[0] ? wrong.text : "the policy cannot be read");
+		return -EBADMSG;
+	}
+	return sd_bus_reply_method_return(message, NULL);
+}
+
+static int method_reload(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)error;
+	return bus_access_authorize(m->access, message, ACTION_RELOAD, reload_authorized, m);
+}
+
+static int forget_authorized(sd_bus_message *message, const struct bus_sender *sender,
+			     void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)sender;
+	(void)error;
+	identities_forget(m->identities, NULL);
+	return sd_bus_reply_method_return(message, NULL);
+}
+
+static int method_forget(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)error;
+	return bus_access_authorize(m->access, message, ACTION_RELOAD, forget_authorized, m);
+}
+
+/*
+ * Properties
+ */
+
+static int get_version(sd_bus *bus, const char *path, const char *interface, const char *property,
+		       sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+	(void)bus, (void)path, (void)interface, (void)property, (void)userdata, (void)error;
+	return sd_bus_message_append(reply, "s", SIVSHM_VERSION);
+}
+
+static int get_vm(sd_bus *bus, const char *path, const char *interface, const char *property,
+		  sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)bus, (void)path, (void)interface, (void)property, (void)error;
+	return sd_bus_message_append(reply, "s", control_vm(m->control));
+}
+
+static int get_trust_domain(sd_bus *bus, const char *path, const char *interface,
+			    const char *property, sd_bus_message *reply, void *userdata,
+			    sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)bus, (void)path, (void)interface, (void)property, (void)error;
+	return sd_bus_message_append(reply, "s", control_trust_domain(m->control));
+}
+
+static int get_host_connected(sd_bus *bus, const char *path, const char *interface,
+			      const char *property, sd_bus_message *reply, void *userdata,
+			      sd_bus_error *error)
+{
+	struct manager *m = userdata;
+
+	(void)bus, (void)path, (void)interface, (void)property, (void)error;
+	return sd_bus_message_append(reply, "b", control_is_ready(m->control));
+}
+
+static int get_kernel_abi(sd_bus *bus, const char *path, const char *interface,
+			  const char *property, sd_bus_message *reply, void *userdata,
+			  sd_bus_error *error)
+{
+	struct manager *m = userdata;
+	struct sivshm_info info;
+
+	(void)bus, (void)path, (void)interface, (void)property, (void)error;
+	if (device_info(m->device, &info) < 0)
+		info.abi = 0;
+	return sd_bus_message_append(reply, "u", info.abi);
+}
+
+static const char *mapping_name(uint32_t mapping)
+{
+	switch (mapping) {
+	case SIVSHM_MAPPING_WB:
+		return "write-back";
+	case SIVSHM_MAPPING_WC:
+		return "write-combining";
+	case SIVSHM_MAPPING_UC_MINUS:
+		return "uncached-minus";
+	case SIVSHM_MAPPING_UC:
+		return "uncached";
+	default:
+		return "unknown";
+	}
+}
+
+static int get_sections(sd_bus *bus, const char *path, const char *interface, const char *property,
+			sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+	struct manager *m = userdata;
+	struct sivshm_section s;
+	int r;
+
+	(void)bus, (void)path, (void)interface, (void)property, (void)error;
+	r = sd_bus_message_open_container(reply, 'a', "(ssbtsb)");
+	for (unsigned i = 0; r >= 0 && device_section(m->device, i, &s) >= 0; i++)
+		r = sd_bus_message_append(reply, "(ssbtsb)", (const char *)s.region_name,
+					  (const char *)s.vm, (s.flags & SIVSHM_SECTION_OWN) != 0,
+					  s.size, mapping_name(s.mapping),
+					  s.state == SIVSHM_SECTION_READY);
+	return r < 0 ? r : sd_bus_message_close_container(reply);
+}
+
+static int append_certificate(struct manager *m, sd_bus_message *reply, const char *service,
+			      const X509 *certificate)
+{
+	_cleanup_free_ char *serial = certificate_serial(certificate);
+	struct peer_name name;
+	char id[SPIFFE_ID_SIZE];
+
+	if (!serial)
+		return -ENOMEM;
+	strcpy(name.vm, control_vm(m->control));
+	strcpy(name.service, service);
+	spiffe_id_format(control_trust_domain(m->control), &name, id);
+	return sd_bus_message_append(reply, "(ssst)", service, id, serial,
+				     (uint64_t)certificate_not_after(certificate));
+}
+
+static int get_certificates(sd_bus *bus, const char *path, const char *interface,
+			    const char *property, sd_bus_message *reply, void *userdata,
+			    sd_bus_error *error)
+{
+	struct manager *m = userdata;
+	const X509 *certificate;
+	const char *service;
+	unsigned i = 0;
+	int r;
+
+	(void)bus, (void)path, (void)interface, (void)property, (void)error;
+	r = sd_bus_message_open_container(reply, 'a', "(ssst)");
+	while (r >= 0 && identities_next(m->identities, &i, &service, &certificate))
+		r = append_certificate(m, reply, service, certificate);
+	return r < 0 ? r : sd_bus_message_close_container(reply);
+}
+
+/*
+ * Signals
+ */
+
+void manager_bus_refused(struct manager *m, const char *service, const char *peer,
+			 const char *error, uid_t uid)
+{
+	if (!manager_bus_is_full(m))
+		sd_bus_emit_signal(m->bus, MANAGER_PATH, INTERFACE, "Refused", "sssu", service,
+				   peer, error, (uint32_t)uid);
+}
+
+void manager_bus_host_changed(struct manager *m)
+{
+	if (!manager_bus_is_full(m))
+		sd_bus_emit_properties_changed(m->bus, MANAGER_PATH, INTERFACE, "HostConnected",
+					       "VM", "TrustDomain", NULL);
+}
+
+static const sd_bus_vtable vtable[] = {
+	SD_BUS_VTABLE_START(0),
+	SD_BUS_METHOD_WITH_ARGS("Connect", SD_BUS_ARGS("s", service, "s", peer, "a{sv}", options),
+				SD_BUS_RESULT("h", fd, "o", channel, "a{sv}", identity),
+				method_connect, SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_METHOD_WITH_ARGS("Listen", SD_BUS_ARGS("s", service, "a{sv}", options),
+				SD_BUS_RESULT("o", listener), method_listen,
+				SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_METHOD_WITH_ARGS("ListChannels", SD_BUS_NO_ARGS,
+				SD_BUS_RESULT("a(ouusssust)", channels), method_list_channels,
+				SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_METHOD_WITH_ARGS("ListListeners", SD_BUS_NO_ARGS,
+				SD_BUS_RESULT("a(osusuu)", listeners), method_list_listeners,
+				SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_METHOD_WITH_ARGS("Explain", SD_BUS_ARGS("s", service, "s", peer),
+				SD_BUS_RESULT("b", allowed, "s", reason), method_explain,
+				SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_METHOD_WITH_ARGS("Reload", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, method_reload,
+				SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_METHOD_WITH_ARGS("ForgetCertificates", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT,
+				method_forget, SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_PROPERTY("Version", "s", get_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+	SD_BUS_PROPERTY("VM", "s", get_vm, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+	SD_BUS_PROPERTY("TrustDomain", "s", get_trust_domain, 0,
+			SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+	SD_BUS_PROPERTY("HostConnected", "b", get_host_connected, 0,
+			SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+	SD_BUS_PROPERTY("KernelABI", "u", get_kernel_abi, 0, 0),
+	SD_BUS_PROPERTY("Sections", "a(ssbtsb)", get_sections, 0, 0),
+	SD_BUS_PROPERTY("Certificates", "a(ssst)", get_certificates, 0, 0),
+	SD_BUS_SIGNAL_WITH_ARGS("ChannelAdded", SD_BUS_ARGS("o", channel, "s", local, "s", peer),
+				0),
+	SD_BUS_SIGNAL_WITH_ARGS("ChannelRemoved", SD_BUS_ARGS("o", channel, "s", reason), 0),
+	SD_BUS_SIGNAL_WITH_ARGS("Refused",
+				SD_BUS_ARGS("s", service, "s", peer, "s", error, "u", uid), 0),
+	SD_BUS_VTABLE_END,
+};
+
+/*
+ * Start
+ */
+
+/* One match for all clients: a client's objects end with its name. */
+static int on_name_gone(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+	const char *name, *former, *now;
+
+	(void)error;
+	if (sd_bus_message_read(message, "sss", &name, &former, &now) >= 0 && !now[0])
+		manager_client_gone(userdata, name);
+	return 0;
+}
+
+static int watch_names(struct manager *m)
+{
+	return sd_bus_add_match(m->bus, NULL,
+				"type='signal',sender='org.freedesktop.DBus',"
+				"path='/org/freedesktop/DBus',interface='org.freedesktop.DBus',"
+				"member='NameOwnerChanged',arg2=''",
+				on_name_gone, m);
+}
+
+int manager_bus_start(struct manager *m)
+{
+	int r;
+
+	r = bus_open(m->event, m->options->bus, &m->bus);
+	if (r >= 0)
+		r = sd_bus_set_exit_on_disconnect(m->bus, true);
+	if (r >= 0)
+		r = bus_access_new(m->bus, &m->access);
+	if (r >= 0)
+		r = sd_bus_add_object_vtable(m->bus, NULL, MANAGER_PATH, INTERFACE, vtable, m);
+	if (r >= 0)
+		r = channel_bus_add(m);
+	if (r >= 0)
+		r = listener_bus_add(m);
+	if (r >= 0)
+		r = watch_names(m);
+	return r < 0 ? r : sd_bus_request_name(m->bus, MANAGER_BUS_NAME, 0);
+}

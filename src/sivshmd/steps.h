@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Steps of a handshake and when each ended (Steps of org.sivshm1.Manager.Connect). */
+#ifndef SIVSHMD_STEPS_H
+#define SIVSHMD_STEPS_H
+
+#include "clock.h"
+
+#define STEPS_MAX 8
+
+struct steps {
+	uint64_t began; /* CLOCK_MONOTONIC */
+	unsigned n;
+	struct {
+		const char *name; /* literal */
+		uint64_t usec;	  /* since @began */
+	} items[STEPS_MAX];
+};
+
+static inline uint64_t steps_elapsed(const struct steps *s)
+{
+	return clock_usec(CLOCK_MONOTONIC) - s->began;
+}
+
+static inline void steps_ended(struct steps *s, const char *name)
+{
+	if (s->n >= STEPS_MAX)
+		return;
+	s->items[s->n].name = name;
+	s->items[s->n++].usec = steps_elapsed(s);
+}
+
+#endif
