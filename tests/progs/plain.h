@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Plain: what users have without sivshm. One piece of memory that both guests map and write, here
+ * under the very same ring: sivshm_send() and sivshm_recv() work on it unchanged.
+ *
+ * Side 0 writes the first window, side 1 the second; a window is a control page and a ring.
+ */
+#ifndef SIVSHM_TEST_PLAIN_H
+#define SIVSHM_TEST_PLAIN_H
+
+#include "client/backend.h"
+
+struct plain {
+	int fd;
+	int side;
+	uint64_t ring_size;
+};
+
+/* @path: resource2 of an ivshmem device, or any file; enables the PCI device if need be. */
+int plain_open(const char *path, int side, uint64_t ring_size, struct plain *ret);
+/* Zeros the own window: a fresh start, to be agreed on with the other side. */
+int plain_reset(const struct plain *p);
+
+/* Userdata is a struct plain. Polling only: there is no doorbell. */
+extern const struct backend backend_plain;
+
+#endif
