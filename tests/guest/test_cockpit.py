@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The whole path for real: host unit, two guests, every claim of the main job."""
+
+import re
+import time
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from lab import paths, story
+
+HANDSHAKES = 50
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(world):
+    """Every case ends with no channel on the host."""
+    yield
+    world.wait_channels(0)
+
+
+def test_qemu_runs_as_its_own_user(world):
+    for vm, guest in world.guests.items():
+        status = open(f"/proc/{guest.process.pid}/status").read()
+        uids = re.search(r"^Uid:\s+(.*)$", status, re.M)[1].split()
+        assert set(uids) == {str(guest.uid)} and guest.uid != 0
+        assert re.search(r"^CapEff:\s+0+$", status, re.M)
+
+
+def test_host_is_a_real_unit(world):
+    out = world.host.run("systemctl show sivshm-cad -p ActiveState,SubState,Type,NRestarts", check=True)[1]
+    assert "ActiveState=active" in out and "Type=notify" in out and "NRestarts=0" in out
+
+
+def test_busctl_shows_the_documented_interface(world):
+    """Each member that the XML documents is there, with the same signature; and nothing else."""
+    tree = ET.parse(paths.ROOT / "dbus/org.sivshm1.xml")
+    manager = tree.find("interface[@name='org.sivshm1.Manager']")
+    want = set()
+    for kind in ("method", "signal"):
+        for member in manager.findall(kind):
+            args = {d: "".join(a.get("type") for a in member.findall("arg") if a.get("direction", "in") == d)
+                    for d in ("in", "out")}
+            want.add((f".{member.get('name')}", kind, args["in"] or "-", args["out"] or "-"))
+    for member in manager.findall("property"):
+        want.add((f".{member.get('name')}", "property", member.get("type")))
+    out = world.rtos.run("busctl introspect --no-legend org.sivshm1 /org/sivshm1", check=True)[1]
+    rows = [line.split() for line in out.split("org.sivshm1.Manager", 1)[1].splitlines()[1:]]
+    got = {tuple(row[:3] if row[1] == "property" else row[:4]) for row in rows if row and row[0].startswith(".")}
+    assert got == want
+
+
+def test_stream_and_revocation(world, figures):
+    facts = story.stream(world)
+    figures["messages"] = facts["messages"]
+    facts = story.revoke_stream(world)
+    figures["revocation_ms"] = facts["revocation_ms"]
+    story.stop_demo_services(world)
+    assert facts["revocation_ms"] < 2000
+
+
+@pytest.mark.parametrize("kind", ["cold", "warm"])
+def test_handshake_time(world, figures, kind):
+    with story.echo(world):
+        facts = story.handshakes(world, HANDSHAKES, kind == "cold")
+    figures.update(facts)
+    assert facts["p99"] < 200
+
+
+def test_round_trip_is_that_of_plain_ivshmem(world, figures):
+    facts = story.round_trip(world)
+    figures.update({kind: facts[kind] for kind in ("sivshm", "plain", "ratio")})
+    # the paper's promise; the figures say how far below it is
+    assert facts["ratio"]["p50"] <= 1.05
+
+
+def test_refusals(world, figures):
+    cases = story.refusals(world)
+    figures["refusals"] = {case["name"]: case["error"][:80] for case in cases}
+    assert [case["name"] for case in cases if not case["refused"]] == []
+
+
+def test_64_channels_at_once(world):
+    """Each carries a message of its own; each window is its own."""
+    with story.echo(world):
+        answer = story.connect_many(world, 64, "hold")
+    assert answer["channels"] == 64
+
+
+def test_two_services_each(world):
+    """sensor with dashboard and camera with recorder, at the same time."""
+    world.rtos.put_file("/run/systemd/system/camera.service",
+                        "[Service]\nUser=camera\nExecStart=/usr/libexec/sivshm/demo-sensor --as camera --to ivi/recorder\n")
+    world.ivi.put_file("/run/systemd/system/recorder.service",
+                       "[Service]\nUser=recorder\nExecStart=/usr/libexec/sivshm/demo-dashboard --as recorder\n")
+    world.each(lambda guest: guest.run("systemctl daemon-reload", check=True))
+    story.restart_demo_services(world)
+    world.ivi.run("systemctl start recorder", check=True)
+    world.rtos.run("systemctl start camera", check=True)
+    try:
+        for name in ("dashboard", "recorder"):
+            event = world.wait_until(lambda: (e := story.last_event(world.ivi, name, "progress"))
+                                     and e["messages"] > 500 and e, f"{name} gets messages", 60)
+            assert event["messages"] > 500 and not story.last_event(world.ivi, name, "corrupt")
+        assert len(world.channels()) == 2
+    finally:
+        world.rtos.run("systemctl stop camera")
+        world.ivi.run("systemctl stop recorder")
+        story.stop_demo_services(world)
+
+
+def test_another_dbus_library_gets_an_fd_and_talks(world):
+    """Python's GDBus, written from docs/channel-abi.md and the XML alone."""
+    with story.echo(world):
+        rc, out, err = world.rtos.run(story.as_user(
+            "sensor", "/usr/bin/python3", f"{story.TESTS}/gdbus_client.py", "connect", "sensor", "ivi/dashboard"),
+            timeout=60)
+    assert rc == 0, f"{out}{err}"
+
+
+# Nothing is left, wherever a client dies
+
+def settled(world):
+    """The counts once they stand still."""
+    world.wait_channels(0)
+    end, last = time.monotonic() + 15, None
+    while time.monotonic() < end:
+        now = world.counts()
+        if now == last:
+            return now
+        last = now
+        time.sleep(0.3)
+    raise AssertionError(f"counts do not settle: {last}")
+
+
+def test_client_killed_at_any_moment(world, figures):
+    """SIGKILL after more and more of the time that a connection takes."""
+    with story.echo(world):
+        warm = story.handshakes(world, 5, False)
+        span = warm["p99"] * 2 + 40
+        before = settled(world)
+        for step in range(25):
+            delay = span * step / 24 / 1000
+            world.rtos.run(story.as_user("sensor", "/usr/bin/timeout", "-s", "KILL", f"{delay + 0.001:.4f}",
+                                         "/usr/bin/sivshmctl", "connect", "--as", "sensor", "ivi/dashboard"))
+        after = settled(world)
+    figures["span_ms"] = round(span)
+    assert after == before
+
+
+@pytest.mark.parametrize("who", ["sivshmd of the client", "host", "sivshmd of the peer"])
+def test_client_killed_while_somebody_hangs(world, who):
+    """The client dies while the request waits at each of the three stations."""
+    def signal(name):
+        if who == "host":
+            world.host.run(f"systemctl kill -s {name} sivshm-cad", check=True)
+        else:
+            guest = world.rtos if who.endswith("client") else world.ivi
+            guest.run(f"systemctl kill -s {name} sivshmd", check=True)
+    with story.echo(world):
+        story.connect_many(world, 1)
+        before = settled(world)
+        signal("STOP")
+        try:
+            world.rtos.run(story.as_user("sensor", "/usr/bin/timeout", "-s", "KILL", "0.7",
+                                         "/usr/bin/sivshmctl", "connect", "--as", "sensor", "ivi/dashboard"))
+        finally:
+            signal("CONT")
+        assert settled(world) == before
+        story.connect_many(world, 1)
+
+
+# What a user sees who makes a mistake
+
+def mistake(world, *command, user="sensor"):
+    rc, out, err = world.rtos.run(story.as_user(user, "/usr/bin/sivshmctl", *command), input="")
+    assert rc != 0
+    return err
+
+
+def test_mistake_peer_missing(world):
+    assert "ivi/dashboard" in mistake(world, "connect", "--as", "sensor", "ivi/dashboard")
+
+
+def test_mistake_daemon_not_running(world):
+    world.rtos.run("systemctl mask --runtime --now sivshmd", check=True)
+    try:
+        assert "systemctl start sivshmd" in mistake(world, "connect", "--as", "sensor", "ivi/dashboard")
+    finally:
+        world.rtos.run("systemctl unmask --runtime sivshmd; systemctl start sivshmd", check=True)
+        world.wait_connected(world.rtos)
+
+
+def test_mistake_wrong_policy(world):
+    world.rtos.put_file("/etc/sivshm/policy.d/99-wrong.conf", "[Service extra]\nUsr=sensor\n")
+    rc, out, err = world.rtos.run("sivshmctl reload")
+    world.rtos.run("rm /etc/sivshm/policy.d/99-wrong.conf; sivshmctl reload", check=True)
+    assert rc != 0 and "99-wrong.conf:2" in err and "Usr" in err
