@@ -68,15 +68,17 @@ static void do_peek(char *args, char *answer)
 {
 	const volatile uint8_t *p = (void *)(uintptr_t)strtoull(args, &args, 0);
 	size_t n = strtoull(args, &args, 0);
-	int s = sigsetjmp(after_signal, 1);
+	int s;
+
+	strcpy(answer, "hex ");
+	s = sigsetjmp(after_signal, 1);
 
 	if (s > 0) {
 		sprintf(answer, "signal %x", (unsigned)s);
 		return;
 	}
-	answer += sprintf(answer, "hex ");
 	for (size_t i = 0; i < n && i < MAX_LINE / 2 - 32; i++)
-		answer += sprintf(answer, "%02x", p[i]);
+		sprintf(answer + 4 + 2 * i, "%02x", p[i]);
 }
 
 static void do_poke(char *args, char *answer)
@@ -95,10 +97,18 @@ static void do_poke(char *args, char *answer)
 	sprintf(answer, "ok");
 }
 
+static uint64_t count_change(uint64_t word, uint64_t last, volatile uint64_t *changes)
+{
+	if (word != last)
+		(*changes)++;
+	return word;
+}
+
 static void do_count(char *args, char *answer)
 {
 	const volatile uint64_t *p = (void *)(uintptr_t)strtoull(args, &args, 0);
-	uint64_t ms = strtoull(args, &args, 0), last = 0, changes = 0;
+	uint64_t ms = strtoull(args, &args, 0);
+	volatile uint64_t last = 0, changes = 0; /* a signal may end the loop */
 	struct timespec now, start;
 	int s = sigsetjmp(after_signal, 1);
 
@@ -109,10 +119,7 @@ static void do_count(char *args, char *answer)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	do {
 		for (int i = 0; i < 1000; i++) {
-			uint64_t word = *p;
-
-			changes += word != last;
-			last = word;
+			last = count_change(*p, last, &changes);
 		}
 		clock_gettime(CLOCK_MONOTONIC, &now);
 	} while ((now.tv_sec - start.tv_sec) * 1000 + (now.tv_nsec - start.tv_nsec) / 1000000 <

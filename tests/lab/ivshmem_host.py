@@ -183,10 +183,10 @@ class IvshmemHost:
 
     # the grant table
 
-    def place(self, member, owner, **fields):
-        own = owner is member
+    def place(self, viewer, owner, /, **fields):
+        own = owner is viewer
         values = dict(region=self.region, member=owner.id,
-                      devfn=(OWN_ADDR if own else self.peer_addr(member, owner)) << 3,
+                      devfn=(OWN_ADDR if own else self.peer_addr(viewer, owner)) << 3,
                       flags=SECTION_OWN if own else 0, size=owner.section.size, vectors=self.vectors,
                       reserved=0, region_name=b"cockpit", vm=owner.name.encode())
         values.update(fields)
