@@ -6,9 +6,8 @@ in the guest (lab.puppet) use them. Most cases need no second guest: the test is
 import errno
 import os
 import re
-import shutil
 import struct
-import subprocess
+import threading
 import time
 
 import pytest
@@ -692,7 +691,7 @@ def test_released_slot_is_busy_until_read(k):
 
 
 def test_revoke_under_load(k):
-    """Readers hammer while channels come and go: what is read after the event is zero, always."""
+    """Readers hammer while channels come and go: what the peer writes after the event is never seen."""
     workers = [k.worker() for _ in range(3)]
     for turn in range(20):
         channels = [k.channel(i, worker, ring=16 * PAGE) for i, worker in enumerate(workers)]
@@ -709,7 +708,8 @@ def test_revoke_under_load(k):
             k.other.section.write(channel.offset, b"\x22" * 17 * PAGE)
         for channel in channels:
             last, changes = channel.worker.finish_count()
-            assert (last, changes) in ((0, 0), (0, 2)), hex(last)
+            assert last in (0, 0x1111111111111111) and changes <= 2, (hex(last), changes)
+            assert channel.worker.peek(channel.rx + turn * PAGE) == bytes(8)
             channel.worker.call("munmap", channel.rx, channel.info().rx_map_size)
             channel.close()
         assert k.events(3) == ["RELEASED"] * 3
@@ -1252,7 +1252,6 @@ def test_storm(k, low_limit, vectors):
     # per window of 100 ms at most the limit and one for each vector, and as long masked
     assert served < 2.5 * (500 + 40) + 200, served
 
-    import threading
     thread = threading.Thread(target=storm, args=(k, vectors, 2))
     thread.start()
     time.sleep(0.5)
@@ -1261,7 +1260,7 @@ def test_storm(k, low_limit, vectors):
     assert other.poll(2000) == POLLIN  # the others are served
     k.host.set_state(k.vm, 0, REVOKED)
     k.host.ring(k.vm, 0)
-    assert channel.poll(1000) == POLLIN * 0 | POLLHUP | POLLERR  # and the host is heard
+    k.until(lambda: channel.poll() == POLLHUP | POLLERR, "the host is heard", timeout=1)
     assert channel.worker.peek(rx, 4) == bytes(4)
     thread.join()
 
