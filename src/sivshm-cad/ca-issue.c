@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <openssl/core_names.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <string.h>
+
+#include "ca-internal.h"
+#include "message.h"
+
+DEFINE_CLEANUP(X509_REQ *, X509_REQ_free)
+
+void issued_done(struct issued *issued)
+{
+	free(issued->pem);
+	*issued = (struct issued){};
+}
+
+/* A curve spelled out in parameters could be any curve: only names are taken. */
+static bool is_named_curve(EVP_PKEY *key)
+{
+	char group[32], encoding[32];
+
+	if (EVP_PKEY_get_utf8_string_param(key, OSSL_PKEY_PARAM_EC_ENCODING, encoding,
+					   sizeof(encoding), NULL) != 1 ||
+	    strcmp(encoding, "named_curve") != 0)
+		return false;
+	if (EVP_PKEY_get_group_name(key, group, sizeof(group), NULL) != 1)
+		return false;
+	return strcmp(group, "prime256v1") == 0 || strcmp(group, "secp384r1") == 0;
+}
+
+static bool key_is_allowed(EVP_PKEY *key)
+{
+	return EVP_PKEY_is_a(key, "ED25519") || (EVP_PKEY_is_a(key, "EC") && is_named_curve(key));
+}
+
+static int read_csr(const char *text, X509_REQ **ret, struct failure *error)
+{
+	_cleanup_(BIO_freep) BIO *bio = BIO_new_mem_buf(text, -1);
+	_cleanup_(X509_REQ_freep) X509_REQ *csr =
+		bio ? PEM_read_bio_X509_REQ(bio, NULL, NULL, NULL) : NULL;
+	EVP_PKEY *key = csr ? X509_REQ_get0_pubkey(csr) : NULL;
+
+	ERR_clear_error();
+	if (!key)
+		return failure_set(error, ERR_INVALID_PARAMS, "csr: no certificate request in PEM");
+	if (!key_is_allowed(key)) {
+		ERR_clear_error();
+		return failure_set(error, ERR_INVALID_PARAMS,
+				   "csr: keys are P-256, P-384 or Ed25519");
+	}
+	if (X509_REQ_verify(csr, key) != 1) {
+		ERR_clear_error();
+		return failure_set(error, ERR_INVALID_PARAMS,
+				   "csr: it is not signed by its own key");
+	}
+	*ret = TAKE_PTR(csr);
+	return 0;
+}
+
+/* end_of_life() - of the leaf: never beyond the CA's own */
+static int64_t end_of_life(const struct ca *ca, int64_t now, uint64_t lifetime_sec)
+{
+	ASN1_TIME *wanted = ASN1_TIME_set(NULL, (time_t)(now + (int64_t)lifetime_sec));
+	const ASN1_TIME *last = X509_get0_notAfter(ca->certificate);
+	int days = 0, seconds = 0;
+
+	if (wanted && ASN1_TIME_diff(&days, &seconds, wanted, last) && (days < 0 || seconds < 0))
+		lifetime_sec = (uint64_t)((int64_t)lifetime_sec + days * 86400LL + seconds);
+	ASN1_TIME_free(wanted);
+	return now + (int64_t)lifetime_sec;
+}
+
+static int fill_leaf(const struct ca *ca, X509 *leaf, X509_REQ *csr, const char *spiffe_id,
+		     struct issued *issued)
+{
+	if (!X509_set_version(leaf, X509_VERSION_3) || random_serial(leaf, issued->serial) < 0 ||
+	    !X509_set_issuer_name(leaf, X509_get_subject_name(ca->certificate)) ||
+	    !ASN1_TIME_set(X509_getm_notBefore(leaf), (time_t)issued->not_before) ||
+	    !ASN1_TIME_set(X509_getm_notAfter(leaf), (time_t)issued->not_after) ||
+	    !X509_set_pubkey(leaf, X509_REQ_get0_pubkey(csr)) ||
+	    add_extension(leaf, ca->certificate, NID_basic_constraints, "critical,CA:FALSE") < 0 ||
+	    add_extension(leaf, ca->certificate, NID_key_usage, "critical,digitalSignature") < 0 ||
+	    add_extension(leaf, ca->certificate, NID_ext_key_usage, "serverAuth,clientAuth") < 0 ||
+	    add_extension(leaf, ca->certificate, NID_authority_key_identifier, "keyid") < 0 ||
+	    add_uri_san(leaf, spiffe_id, true) < 0) /* critical: the subject is empty (RFC 5280) */
+		return -EIO;
+	return sign(leaf, ca->key);
+}
+
+static char *chain_to_pem(const struct ca *ca, X509 *leaf)
+{
+	_cleanup_(BIO_freep) BIO *bio = BIO_new(BIO_s_mem());
+	char *data;
+	long n;
+
+	if (!bio || !PEM_write_bio_X509(bio, leaf))
+		return NULL;
+	if (X509_self_signed(ca->certificate, 0) != 1)
+		PEM_write_bio_X509(bio, ca->certificate);
+	for (int i = 0; i < sk_X509_num(ca->chain); i++)
+		PEM_write_bio_X509(bio, sk_X509_value(ca->chain, i));
+	n = BIO_get_mem_data(bio, &data);
+	return n > 0 && n < PEM_MAX ? strndup(data, (size_t)n) : NULL;
+}
+
+int ca_issue(const struct ca *ca, const char *csr, const char *spiffe_id, int64_t now,
+	     uint64_t lifetime_sec, struct issued *ret, struct failure *error)
+{
+	_cleanup_(X509_REQ_freep) X509_REQ *request = NULL;
+	_cleanup_(X509_freep) X509 *leaf = X509_new();
+	struct issued issued = {.not_before = now - BACKDATE_SEC};
+	int r = read_csr(csr, &request, error);
+
+	if (r < 0)
+		return r;
+	issued.not_after = end_of_life(ca, now, lifetime_sec);
+	if (issued.not_after <= now)
+		return failure_set(error, ERR_FAILED, "the CA's certificate has expired");
+	if (!leaf || fill_leaf(ca, leaf, request, spiffe_id, &issued) < 0)
+		return crypto_fail(error, "making the certificate");
+	issued.pem = chain_to_pem(ca, leaf);
+	if (!issued.pem)
+		return failure_set(error, ERR_NO_MEMORY, "out of memory");
+	*ret = issued;
+	return 0;
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "ca-internal.h"
+#include "message.h"
+
+#define CA_FILE_MAX (256 * 1024)
+
+struct ca *ca_free(struct ca *ca)
+{
+	if (!ca)
+		return NULL;
+	EVP_PKEY_free(ca->key);
+	X509_free(ca->certificate);
+	sk_X509_pop_free(ca->chain, X509_free);
+	free(ca->bundle);
+	free(ca);
+	return NULL;
+}
+
+/* open_file() - into memory, so that what was checked is what is used */
+static int open_file(const char *path, bool private, BIO **ret, struct failure *error)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	_cleanup_(BIO_freep) BIO *bio = BIO_new(private ? BIO_s_secmem() : BIO_s_mem());
+	char buffer[4096];
+	size_t total = 0;
+	struct stat st;
+	ssize_t n;
+
+	if (!bio)
+		return failure_set(error, ERR_NO_MEMORY, "out of memory");
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return failure_set(error, ERR_FAILED, "%s: %s", path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return failure_set(error, ERR_FAILED, "%s: no regular file", path);
+	if (private && (st.st_mode & 077))
+		return failure_set(error, ERR_FAILED,
+				   "%s: others than its owner may use it; chmod 0600 it", path);
+	while ((n = read(fd, buffer, sizeof(buffer))) > 0 && (total += (size_t)n) <= CA_FILE_MAX)
+		BIO_write(bio, buffer, (int)n);
+	OPENSSL_cleanse(buffer, sizeof(buffer));
+	if (n != 0)
+		return failure_set(error, ERR_FAILED, "%s: %s", path,
+				   n < 0 ? strerror(errno) : "too large");
+	*ret = TAKE_PTR(bio);
+	return 0;
+}
+
+static int no_password(char *buffer, int size, int writing, void *userdata)
+{
+	(void)buffer, (void)size, (void)writing, (void)userdata;
+	return -1; /* never ask on a terminal */
+}
+
+static int load_key(struct ca *ca, const char *path, struct failure *error)
+{
+	_cleanup_(BIO_freep) BIO *bio = NULL;
+	int r = open_file(path, true, &bio, error);
+
+	if (r < 0)
+		return r;
+	ca->key = PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL);
+	return ca->key ? 0 : crypto_fail(error, path);
+}
+
+/* read_certificates() - all of a file, in order */
+static STACK_OF(X509) * read_certificates(BIO *bio)
+{
+	STACK_OF(X509) *stack = sk_X509_new_null();
+	X509 *certificate;
+
+	while (stack && (certificate = PEM_read_bio_X509(bio, NULL, no_password, NULL)))
+		if (!sk_X509_push(stack, certificate)) {
+			X509_free(certificate);
+			break;
+		}
+	ERR_clear_error(); /* reading always ends with "no start line" */
+	return stack;
+}
+
+static int load_certificates(const char *path, STACK_OF(X509) * *ret, struct failure *error)
+{
+	_cleanup_(BIO_freep) BIO *bio = NULL;
+	int r = open_file(path, false, &bio, error);
+
+	if (r < 0)
+		return r;
+	*ret = read_certificates(bio);
+	if (!*ret || sk_X509_num(*ret) == 0) {
+		sk_X509_free(*ret);
+		*ret = NULL;
+		return failure_set(error, ERR_FAILED, "%s: no certificate in PEM", path);
+	}
+	return 0;
+}
+
+static int make_bundle(struct ca *ca, STACK_OF(X509) * roots, struct failure *error)
+{
+	_cleanup_(BIO_freep) BIO *bio = BIO_new(BIO_s_mem());
+	char *data;
+	long n;
+
+	for (int i = 0; bio && i < sk_X509_num(roots); i++)
+		PEM_write_bio_X509(bio, sk_X509_value(roots, i));
+	n = bio ? BIO_get_mem_data(bio, &data) : 0;
+	if (n >= PEM_MAX)
+		return failure_set(error, ERR_FAILED, "the trust bundle is larger than %d bytes",
+				   PEM_MAX);
+	ca->bundle = n > 0 ? strndup(data, (size_t)n) : NULL;
+	return ca->bundle ? 0 : failure_set(error, ERR_NO_MEMORY, "out of memory");
+}
+
+/* check_chain() - would a verifier who trusts @roots accept what this CA signs? */
+static int check_chain(struct ca *ca, STACK_OF(X509) * roots, struct failure *error)
+{
+	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+	X509_STORE *store = X509_STORE_new();
+	int r = -ENOMEM;
+
+	if (!ctx || !store || !X509_STORE_CTX_init(ctx, store, ca->certificate, ca->chain))
+		goto out;
+	X509_STORE_CTX_set0_trusted_stack(ctx, roots);
+	if (X509_verify_cert(ctx) != 1)
+		r = failure_set(error, ERR_FAILED, "the CA's certificate does not verify: %s",
+				X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx)));
+	else
+		r = 0;
+out:
+	X509_STORE_CTX_free(ctx);
+	X509_STORE_free(store);
+	return r;
+}
+
+static int check_certificate(struct ca *ca, struct failure *error)
+{
+	if (X509_check_private_key(ca->certificate, ca->key) != 1) {
+		ERR_clear_error();
+		return failure_set(error, ERR_FAILED,
+				   "the CA's key and certificate do not belong together");
+	}
+	if (X509_check_ca(ca->certificate) != 1 ||
+	    !(X509_get_key_usage(ca->certificate) & KU_KEY_CERT_SIGN))
+		return failure_set(error, ERR_FAILED, "the certificate is not that of a CA");
+	return 0;
+}
+
+/* load_bundle() - trusted roots; without a file the CA itself, which has to be self-signed then */
+static int load_bundle(struct ca *ca, const char *path, STACK_OF(X509) * *ret,
+		       struct failure *error)
+{
+	if (path)
+		return load_certificates(path, ret, error);
+	if (X509_self_signed(ca->certificate, 1) != 1) {
+		ERR_clear_error();
+		return failure_set(error, ERR_FAILED,
+				   "the CA is an intermediate: BundleFile= has to name its root");
+	}
+	*ret = sk_X509_new_null();
+	if (!*ret || !X509_up_ref(ca->certificate) || !sk_X509_push(*ret, ca->certificate))
+		return failure_set(error, ERR_NO_MEMORY, "out of memory");
+	return 0;
+}
+
+int ca_load(const struct ca_files *files, struct ca **ret, struct failure *error)
+{
+	_cleanup_(ca_freep) struct ca *ca = calloc(1, sizeof(*ca));
+	STACK_OF(X509) *roots = NULL;
+	int r;
+
+	if (!ca)
+		return failure_set(error, ERR_NO_MEMORY, "out of memory");
+	r = load_key(ca, files->key, error);
+	if (r >= 0)
+		r = load_certificates(files->certificate, &ca->chain, error);
+	if (r < 0)
+		return r;
+	ca->certificate = sk_X509_shift(ca->chain);
+	r = check_certificate(ca, error);
+	if (r >= 0)
+		r = load_bundle(ca, files->bundle, &roots, error);
+	if (r >= 0)
+		r = check_chain(ca, roots, error);
+	if (r >= 0)
+		r = make_bundle(ca, roots, error);
+	sk_X509_pop_free(roots, X509_free);
+	if (r >= 0)
+		*ret = TAKE_PTR(ca);
+	return r;
+}

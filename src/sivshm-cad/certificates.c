@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "certificates.h"
+
+void certificates_done(struct certificates *c)
+{
+	free(c->list);
+	*c = (struct certificates){};
+}
+
+int certificates_add(struct certificates *c, const struct certificate *new)
+{
+	if (c->n == c->allocated) {
+		size_t allocated = c->allocated ? 2 * c->allocated : 64;
+		struct certificate *list = reallocarray(c->list, allocated, sizeof(*list));
+
+		if (!list)
+			return -ENOMEM;
+		c->list = list;
+		c->allocated = allocated;
+	}
+	c->list[c->n++] = *new;
+	return 0;
+}
+
+size_t certificates_expire(struct certificates *c, int64_t now)
+{
+	size_t kept = 0, n = c->n;
+
+	for (size_t i = 0; i < n; i++)
+		if (c->list[i].not_after >= now)
+			c->list[kept++] = c->list[i];
+	c->n = kept;
+	return n - kept;
+}
+
+size_t certificates_revoke(struct certificates *c, const char *vm, const char *service)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < c->n; i++) {
+		struct certificate *e = &c->list[i];
+
+		if (e->revoked || strcmp(e->service.vm, vm) != 0 ||
+		    (service && strcmp(e->service.service, service) != 0))
+			continue;
+		e->revoked = true;
+		n++;
+	}
+	return n;
+}
+
+size_t certificates_count(const struct certificates *c, const char *vm)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < c->n; i++)
+		n += strcmp(c->list[i].service.vm, vm) == 0;
+	return n;
+}
+
+void certificate_format(const struct certificate *c, char ret[CERTIFICATE_LINE_SIZE])
+{
+	char name[PEER_NAME_SIZE];
+
+	peer_name_format(&c->service, name);
+	snprintf(ret, CERTIFICATE_LINE_SIZE, "%s %s %" PRId64 " %" PRId64 " %s\n", c->serial, name,
+		 c->not_before, c->not_after, c->revoked ? "revoked" : "valid");
+}
+
+static bool parse_line(const char *line, struct certificate *ret)
+{
+	char name[PEER_NAME_SIZE + 1], state[8];
+
+	_Static_assert(SERIAL_SIZE == 41 && PEER_NAME_SIZE == 104, "field widths below");
+	*ret = (struct certificate){};
+	if (sscanf(line, "%40[0-9a-f] %104s %" SCNd64 " %" SCNd64 " %7s", ret->serial, name,
+		   &ret->not_before, &ret->not_after, state) != 5)
+		return false;
+	ret->revoked = strcmp(state, "revoked") == 0;
+	return peer_name_parse(name, &ret->service) >= 0;
+}
+
+int certificates_parse(struct certificates *c, const char *text)
+{
+	int r = 0;
+
+	for (const char *line = text; line && *line && r >= 0;) {
+		const char *end = strchr(line, '\n');
+		struct certificate entry;
+
+		if (!end)
+			break; /* half a line: the machine went down while it was written */
+		if (parse_line(line, &entry))
+			r = certificates_add(c, &entry);
+		line = end + 1;
+	}
+	return r;
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A channel: a window in each member's section and a grant in each member's table.  The tables are
+ * the truth about states; this object ties the two ends together and can be rebuilt from them.
+ *
+ *	both ends ACTIVE -> one end gone, other DRAINING -> REVOKED -> both ends gone: windows are
+ *free
+ *
+ * An end is gone when its VM's kernel said so (Released, or Hello without it) or the VM ended.
+ */
+#ifndef CAD_CHANNEL_H
+#define CAD_CHANNEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <systemd/sd-event.h>
+
+#include "errors.h"
+#include "message.h"
+#include "region.h"
+#include "table.h"
+
+#define CHANNEL_ID_TEXT (2 * CHANNEL_ID_SIZE + 1)
+
+enum { END_FROM, END_TO, N_ENDS };
+
+/** struct channel_end - @present: its table entry is not FREE and its windows may be mapped there
+ */
+struct channel_end {
+	struct member *member;
+	char service[SIVSHM_SERVICE_NAME_SIZE];
+	bool present;
+	uint32_t slot, generation;
+	uint64_t offset; /* window in the member's own section */
+	uint64_t size;	 /* 0: there is none to give back */
+};
+
+struct channel {
+	struct manager *manager;
+	TAILQ_ENTRY(channel) entry;
+	uint8_t id[CHANNEL_ID_SIZE];
+	struct channel_end ends[N_ENDS];
+	uint64_t ring_size;
+	uint64_t opened_usec; /* since the epoch */
+	bool closed;	      /* reported as closed */
+	sd_event_source *drain_timer;
+};
+
+/** struct channel_request - who with whom; names as authenticated */
+struct channel_request {
+	const struct peer_name *from, *to;
+	struct vm *from_vm, *to_vm;
+	uint64_t ring_size;
+};
+
+/** channel_grant() - windows, slots, both grants ACTIVE, both kernels rung; all or nothing */
+int channel_grant(struct manager *m, const struct channel_request *request, struct channel **ret,
+		  struct failure *error);
+/** channel_is_possible() - has some region the devices of both connected? */
+bool channel_is_possible(struct manager *m, struct vm *from, struct vm *to);
+/**
+ * channel_withdraw() - REVOKED at both ends; @reason as in ChannelClosed
+ * May free the channel.
+ */
+void channel_withdraw(struct channel *c, const char *reason);
+/** channel_end_gone() - nobody in that VM maps the windows any more; may free the channel */
+void channel_end_gone(struct channel *c, unsigned end, const char *reason);
+/** channels_member_gone() - a QEMU ended: its ends are gone, the other ones revoked */
+void channels_member_gone(struct member *member);
+/** channels_rebuild() - from the grant tables; what is half-made is withdrawn */
+int channels_rebuild(struct manager *m);
+/** channels_free() - memory only; tables stay as they are */
+void channels_free(struct manager *m);
+
+struct channel *channel_find(const struct manager *m, const uint8_t id[CHANNEL_ID_SIZE]);
+/** channel_find_slot() - the channel that has this slot of @vm, any generation; @ret_end: which end
+ * it is */
+struct channel *channel_find_slot(const struct manager *m, const struct vm *vm, uint32_t slot,
+				  unsigned *ret_end);
+/** channel_is_open() - ACTIVE at both ends */
+bool channel_is_open(const struct channel *c);
+/** channel_state() - "active", "draining", "revoked" */
+const char *channel_state(const struct channel *c);
+void channel_name(const struct channel *c, unsigned end, struct peer_name *ret);
+/** channels_count() - channels of that pair whose windows are not free yet */
+unsigned channels_count(const struct manager *m, const struct peer_name *from,
+			const struct peer_name *to);
+
+#endif

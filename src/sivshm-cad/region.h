@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A region: for each member its output section (file, window allocator), its eventfds, and its
+ * QEMU's ivshmem connection.  Structure is fixed for the life of the object.
+ */
+#ifndef CAD_REGION_H
+#define CAD_REGION_H
+
+#include "alloc.h"
+#include "config.h"
+#include "ivshmem-server.h"
+#include "sivshm_table.h"
+
+struct manager;
+struct region;
+struct vm;
+
+/** struct member - one VM's part; owned by the region */
+struct member {
+	struct region *region;
+	struct vm *vm;
+	uint32_t id; /* ivshmem peer id */
+	int section_fd;
+	struct alloc alloc;	       /* of the section */
+	int bells[SIVSHM_MAX_VECTORS]; /* eventfds; the same as long as the region lives */
+	struct ivshmem_server *server;
+};
+
+struct region {
+	struct manager *manager;
+	char name[SIVSHM_REGION_NAME_SIZE];
+	uint32_t number;
+	uint64_t section_size;
+	unsigned vectors;
+	/* What others get as a member's vector 0: that one is the host's alone, to ring and to
+	 * drain. */
+	int mute_bell;
+	size_t n_members;
+	struct member members[];
+};
+
+/** region_new() - files, sockets and eventfds, or those of a predecessor; all members' VMs exist */
+int region_new(struct manager *m, const struct region_config *config, uint32_t number,
+	       struct region **ret);
+/** region_free() - the fd store forgets it too, when @forget */
+void region_free(struct region *region, bool forget);
+
+struct member *region_member(struct region *region, const struct vm *vm);
+bool region_in_use(const struct region *region);
+/** region_fits() - is @config the structure that this object has? */
+bool region_fits(const struct region *region, const struct region_config *config);
+/** region_set_readers() - groups of the members as the configuration says now */
+int region_set_readers(struct region *region, const struct region_config *config);
+/** region_announce_restored() - after a restart: tell who is connected about those who went
+ * meanwhile */
+void region_announce_restored(struct region *region);
+
+bool member_is_connected(const struct member *member);
+/** member_ring() - vector 0: the grant table changed */
+void member_ring(struct member *member);
+/** member_grant_window() - take a zeroed window that has memory behind it; -ENOSPC */
+int member_grant_window(struct member *member, uint64_t size, uint64_t *ret_offset);
+/** member_give_window() - nobody maps it any more: its memory goes back to the system */
+void member_give_window(struct member *member, uint64_t offset, uint64_t size);
+
+#endif
