@@ -141,7 +141,8 @@ class World:
         for vm, guest in self.guests.items():
             seconds = guest.wait_up()
             self.progress(f"guest {vm}: systemd is up after {seconds:.1f} s, QEMU runs as uid {guest.uid}")
-        self.each(lambda guest: guest.run("systemctl enable --now sivshmd", check=True))
+        self.each(lambda guest: guest.run(
+            "systemctl enable --now sivshmd || { journalctl -b --no-pager -u sivshmd; exit 1; }", check=True))
         for guest in self.guests.values():
             self.wait_connected(guest)
 
