@@ -463,10 +463,8 @@ void sessions_fail_all(struct manager *m, const struct failure *why)
 {
 	struct session *s;
 
-	while ((s = TAILQ_FIRST(&m->sessions))) {
-		session_refused(s, why);
-		session_free(s);
-	}
+	while ((s = TAILQ_FIRST(&m->sessions)))
+		session_fail(s, why);
 }
 
 unsigned sessions_count(struct manager *m, const char *service)

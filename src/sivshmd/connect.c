@@ -438,9 +438,7 @@ void connects_fail_all(struct manager *m, const struct failure *why)
 
 	for (c = TAILQ_FIRST(&m->connects); c; c = next) {
 		next = TAILQ_NEXT(c, next);
-		/* Nothing to undo: the host has forgotten its sessions. */
-		c->call = rpc_call_cancel(c->call);
-		c->has_session = false;
+		c->call = rpc_call_cancel(c->call); /* nobody stays to hear the answer */
 		connect_fail(c, why);
 	}
 }

@@ -15,7 +15,7 @@
 #include "keypair.h"
 #include "log.h"
 
-#define RETRY_FIRST_USEC (1 * USEC_PER_SEC)
+#define RETRY_FIRST_USEC (100 * USEC_PER_MSEC)
 #define RETRY_MAX_USEC (5 * USEC_PER_SEC)
 #define HELLO_TIMEOUT_USEC (5 * USEC_PER_SEC)
 #define TELL_TIMEOUT_USEC (10 * USEC_PER_SEC)
@@ -82,6 +82,11 @@ struct control *control_free(struct control *c)
 	X509_STORE_free(c->trust);
 	free(c);
 	return NULL;
+}
+
+void control_shut(struct control *c)
+{
+	c->ready = false;
 }
 
 bool control_is_ready(const struct control *c)

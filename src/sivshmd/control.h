@@ -41,6 +41,8 @@ DEFINE_CLEANUP(struct control *, control_free)
 
 /** control_start() - begin, or (when begun) say Hello again */
 void control_start(struct control *c);
+/** control_shut() - nothing is sent any more */
+void control_shut(struct control *c);
 bool control_is_ready(const struct control *c);
 
 /** control_call() - rpc_link_call(), but fails with ERR_HOST_UNAVAILABLE in @error when not ready

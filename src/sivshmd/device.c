@@ -10,7 +10,7 @@
 #include "clock.h"
 #include "log.h"
 
-#define RETRY_FIRST_USEC (1 * USEC_PER_SEC)
+#define RETRY_FIRST_USEC (50 * USEC_PER_MSEC) /* udev is about to give us the node */
 #define RETRY_MAX_USEC (5 * USEC_PER_SEC)
 #define EVENTS_AT_ONCE 64
 

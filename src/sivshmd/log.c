@@ -95,8 +95,8 @@ static void make_printable(char *text)
 			*text = '?';
 }
 
-static void log_va(int priority, const char *id, const struct log_about *about, const char *format,
-		   va_list ap)
+__attribute__((format(printf, 4, 0))) static void
+log_va(int priority, const char *id, const struct log_about *about, const char *format, va_list ap)
 {
 	static int journal = -1;
 	char message[TEXT_SIZE] = "MESSAGE=";

@@ -51,6 +51,15 @@ static int load_and_check_module(const struct options *options)
 	return r;
 }
 
+static int on_signal(sd_event_source *s, const struct signalfd_siginfo *info, void *userdata)
+{
+	(void)s;
+	(void)info;
+	sd_notify(false, "STOPPING=1");
+	manager_stop(userdata);
+	return 0;
+}
+
 /* Signals are blocked before the first thread or source exists. */
 static int handle_signals(struct manager *m)
 {
@@ -63,8 +72,8 @@ static int handle_signals(struct manager *m)
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return -errno;
 	signal(SIGPIPE, SIG_IGN);
-	r = sd_event_add_signal(m->event, NULL, SIGTERM, NULL, NULL);
-	return r < 0 ? r : sd_event_add_signal(m->event, NULL, SIGINT, NULL, NULL);
+	r = sd_event_add_signal(m->event, NULL, SIGTERM, on_signal, m);
+	return r < 0 ? r : sd_event_add_signal(m->event, NULL, SIGINT, on_signal, m);
 }
 
 static int run(const struct options *options)
@@ -86,9 +95,7 @@ static int run(const struct options *options)
 	if (r < 0)
 		return r;
 	sd_notify(false, "READY=1\nSTATUS=Serving");
-	r = sd_event_loop(m->event);
-	sd_notify(false, "STOPPING=1");
-	return r;
+	return sd_event_loop(m->event);
 }
 
 int main(int argc, char **argv)

@@ -12,6 +12,8 @@
 /* what the host is told under a session that is none of ours: a peer's uid is not known here */
 #define UID_PEER ((uid_t)-1)
 
+#define STOP_USEC (50 * USEC_PER_MSEC)
+
 static const struct control_handler control_handler;
 static const struct device_handler device_handler;
 
@@ -431,12 +433,32 @@ int manager_new(const struct options *options, struct manager **ret)
 	return 0;
 }
 
-/* Whoever waits is told; channels live on in the kernel, for the next daemon to adopt. */
-static void end_clients(struct manager *m)
+static int on_stopped(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)usec;
+	(void)userdata;
+	return sd_event_exit(sd_event_source_get_event(s), 0);
+}
+
+void manager_stop(struct manager *m)
 {
 	struct failure why;
 
 	failure_set(&why, ERR_CLOSED, "sivshmd ends");
+	connects_fail_all(m, &why);
+	listeners_close_all(m, &why);
+	/* a moment, so that what was said leaves */
+	if (m->stop || sd_event_add_time_relative(m->event, &m->stop, CLOCK_MONOTONIC, STOP_USEC, 0,
+						  on_stopped, m) < 0)
+		sd_event_exit(m->event, 0);
+}
+
+/* Without a word: the event loop is over. */
+static void forget_clients(struct manager *m)
+{
+	struct failure why = {.code = ERR_CLOSED};
+
+	control_shut(m->control);
 	connects_fail_all(m, &why);
 	listeners_close_all(m, &why);
 	channels_free(m);
@@ -447,7 +469,8 @@ struct manager *manager_free(struct manager *m)
 	if (!m)
 		return NULL;
 	if (m->bus)
-		end_clients(m);
+		forget_clients(m);
+	sd_event_source_disable_unref(m->stop);
 	bus_access_free(m->access);
 	sd_bus_flush_close_unref(m->bus);
 	identities_free(m->identities);

@@ -49,6 +49,7 @@ struct manager {
 	struct slot_ref *hello; /* what the last Hello named, owned */
 	size_t n_hello;
 	struct ratelimit refusals;
+	sd_event_source *stop;
 };
 
 /** manager_new() - read the policy, make the parts; nothing acts yet */
@@ -58,6 +59,12 @@ DEFINE_CLEANUP(struct manager *, manager_free)
 
 /** manager_start() - get onto the bus, begin to look for device and host */
 int manager_start(struct manager *m);
+
+/**
+ * manager_stop() - tell everybody who waits, and the host; the event loop ends soon after
+ * Channels live on in the kernel, for the next daemon to adopt.
+ */
+void manager_stop(struct manager *m);
 
 /** manager_check_ready() - can a handshake begin? ERR_NOT_READY, ERR_HOST_UNAVAILABLE */
 int manager_check_ready(struct manager *m, struct failure *error);
