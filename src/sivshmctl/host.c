@@ -100,9 +100,9 @@ int verb_certificates(const struct settings *s)
 
 static int read_regions(sd_bus_message *m, json_t *regions)
 {
-	int r = sd_bus_message_enter_container(m, 'a', NULL);
+	int r = output_enter(m, 'a');
 
-	while (r >= 0 && (r = sd_bus_message_enter_container(m, 'r', NULL)) > 0) {
+	while (r >= 0 && (r = output_enter(m, 'r')) > 0) {
 		json_t *region = json_object(), *members;
 
 		json_array_append_new(regions, region);

@@ -66,12 +66,23 @@ int output_read_fields(sd_bus_message *m, const struct column *columns, size_t n
 	return 0;
 }
 
+int output_enter(sd_bus_message *m, char type)
+{
+	const char *contents;
+	char found;
+	int r = sd_bus_message_peek_type(m, &found, &contents);
+
+	if (r <= 0)
+		return r;
+	return found == type ? sd_bus_message_enter_container(m, type, contents) : -EBADMSG;
+}
+
 int output_read_rows(sd_bus_message *m, const struct column *columns, size_t n, json_t **ret)
 {
 	_cleanup_json_ json_t *rows = json_array();
-	int r = sd_bus_message_enter_container(m, 'a', NULL);
+	int r = output_enter(m, 'a');
 
-	while (r >= 0 && (r = sd_bus_message_enter_container(m, 'r', NULL)) > 0) {
+	while (r >= 0 && (r = output_enter(m, 'r')) > 0) {
 		json_t *row = json_object();
 
 		json_array_append_new(rows, row);

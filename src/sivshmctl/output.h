@@ -29,6 +29,8 @@ struct column {
 	enum format format;
 };
 
+/* Enters the next container of @type, whatever it is of; 0 at the end of an array. */
+int output_enter(sd_bus_message *m, char type);
 /* Reads "a(...)" whose fields are @columns. */
 int output_read_rows(sd_bus_message *m, const struct column *columns, size_t n, json_t **ret);
 /* Reads one struct's fields, the container being open. */
