@@ -86,7 +86,7 @@ static DECLARE_WORK(match, match_work);
  */
 void sivshm_device_match(void)
 {
-	queue_work(system_wq, &match);
+	queue_work(sivshm_queue, &match);
 }
 
 int sivshm_device_register(void)

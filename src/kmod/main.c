@@ -21,7 +21,7 @@ static int __init sivshm_init(void)
 {
 	int r;
 
-	sivshm_queue = alloc_workqueue(KBUILD_MODNAME, WQ_HIGHPRI, 0);
+	sivshm_queue = alloc_workqueue(KBUILD_MODNAME, WQ_HIGHPRI | WQ_UNBOUND, 0);
 	if (!sivshm_queue)
 		return -ENOMEM;
 	r = sivshm_owner_register();

@@ -22,7 +22,8 @@
  *	poll() for POLLIN, then read() 8 bytes, or SIVSHM_CHANNEL_WAIT for both in one call
  *
  * A window maps as: control page, ring, the same ring again, so that a message that wraps is
- * contiguous.  Exactly that length at exactly that offset can be mapped, nothing else.
+ * contiguous.  Exactly that length at exactly that offset can be mapped (else EINVAL), shared, RX not
+ * for writing and none for executing (else EACCES).  Mappings are not inherited by a fork.
  *
  * Errors, all calls: EPERM the caller is not the holder (channel fd); ENODEV no grant table;
  * ENOLINK the channel was revoked or its device is gone; EFAULT, EINVAL as usual (EINVAL also for
@@ -142,7 +143,7 @@ struct sivshm_slot {
  * struct sivshm_open - SIVSHM_OPEN: returns a channel fd (O_CLOEXEC, O_RDWR)
  * @slot, @generation: the grant; both must match the table
  * @uid:    effective uid of the holder (initial user namespace)
- * @cgroup: id (inode number) of the holder's cgroup in the unified hierarchy
+ * @cgroup: id (inode number) of the holder's cgroup in the unified hierarchy, never 0
  * @flags:  must be 0
  *
  * ENOENT no such slot; ESTALE not ACTIVE or another generation; EBUSY the slot's channel exists
@@ -163,6 +164,7 @@ struct sivshm_open {
  *
  * ADOPT: the new owner takes over a channel of the last one; events of an orphan are kept until
  * then.  CLOSE: the owner takes the channel away from its holder, as the host's revocation does.
+ * Neither needs a table, and both may be done twice.
  * ESTALE: no channel of that slot and generation.
  */
 struct sivshm_ref {
