@@ -77,7 +77,8 @@ static bool quota_is_left(const struct bus_access *a, const char *sender, bool p
 
 	if (a->n_questions >= BUS_ACCESS_MAX)
 		return false;
-	LIST_FOREACH(q, &a->questions, entry) {
+	LIST_FOREACH(q, &a->questions, entry)
+	{
 		n += strcmp(sd_bus_message_get_sender(q->message), sender) == 0;
 		n_polkit += q->action != NULL;
 	}
@@ -252,7 +253,7 @@ static int ask(struct bus_access *a, sd_bus_message *m, const char *action, bus_
 		.fn = fn,
 		.userdata = userdata,
 		.message = sd_bus_message_ref(m),
-		.sender = { .pidfd = -1, .arrived_usec = now_usec() },
+		.sender = {.pidfd = -1, .arrived_usec = now_usec()},
 	};
 	if (action && !(q->action = strdup(action)))
 		return -ENOMEM;

@@ -255,8 +255,10 @@ static void dispatch_response(struct rpc_link *link, const struct rpc_message *m
 	struct rpc_call *call;
 
 	LIST_FOREACH(call, &link->calls, entry)
-	if (call->id == m->id)
-		break;
+	{
+		if (call->id == m->id)
+			break;
+	}
 	if (call)
 		call_complete(call, m->body, m->type == RPC_ERROR ? &m->error : NULL);
 }

@@ -733,6 +733,8 @@ static void device_comes_and_goes(void **state)
 		m = received(f);
 		rpc_message_done(&m);
 		assert_int_equal(call(f, 60000000, NULL), 0);
+		send_bytes(f, "{\"half", 6); /* forgotten when it is back */
+		settle_for(f, 50000);
 		close(f->peer);
 		for (int i = 0; i < 100 && f->n_down < round; i++)
 			sd_event_run(f->event, 50000);
