@@ -177,6 +177,8 @@ static int run(const struct options *options)
 		r = manager_bus_start(manager, on_ready);
 	if (r >= 0)
 		r = sd_event_loop(event);
+	if (r < 0)
+		log_error("ending: %s", strerror(-r));
 	sd_notify(0, "STOPPING=1");
 	return r;
 }
