@@ -214,7 +214,7 @@ static inline int ring_still_there(struct ring_rx *x)
  */
 static inline int ring_peek(struct ring_rx *x, const void **ret, uint32_t *ret_length)
 {
-	const uint8_t *record;
+	const void *record;
 	uint64_t header, need;
 	int r;
 
@@ -233,7 +233,7 @@ static inline int ring_peek(struct ring_rx *x, const void **ret, uint32_t *ret_l
 	if (ring_unlikely(r < 0))
 		return r;
 	x->shown = need;
-	*ret = record + SIVSHM_RECORD_HEADER_SIZE;
+	*ret = (const uint8_t *)record + SIVSHM_RECORD_HEADER_SIZE;
 	*ret_length = (uint32_t)header;
 	return 0;
 }

@@ -216,6 +216,8 @@ static int run_connect(struct settings *s, const char *as, const char *to)
 	check(sivshm_send(c, &o, sizeof(o), STEP_TIMEOUT_US), "send");
 	report(s, c, t);
 	sivshm_close(c);
+	free(t[0].ns);
+	free(t[1].ns);
 	return 0;
 }
 
