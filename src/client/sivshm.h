@@ -29,6 +29,7 @@
  *	-EBUSY		the channel is attached already, by this process or another one
  *	-EHOSTDOWN	sivshmd is not running, or has no connection to the host
  *	-EINVAL		a wrong argument
+ *	-EIO		anything else that sivshmd reports
  *
  * Timeouts are in microseconds, relative; 0 does not wait, SIVSHM_FOREVER has no end.
  *

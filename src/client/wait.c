@@ -6,8 +6,8 @@
 #include "client/channel.h"
 #include "client/error.h"
 
-#define ASK_EVERY_LOOKS \
-	4096		      /* with timeout 0: then ask the kernel whether anyone is still there \
+#define ASK_EVERY_LOOKS                                              \
+	4096		      /* with timeout 0: then ask the kernel \
 			       */
 #define ASK_EVERY_BURSTS 1024 /* the same while spinning */
 #define NEVER UINT64_MAX

@@ -5,7 +5,8 @@
  *	fdpass [--bus ADDRESS] SERVICE VM/SERVICE SOCKET
  *
  * Prints {"event": "ready"} when the socket is there and {"event": "passed"} when the other side
- * has hung up; then sends one message, to show that the channel still is the holder's.  Exit 0 if so.
+ * has hung up; then sends one message, to show that the channel still is the holder's.  Exit 0 if
+ * so.
  */
 #include <err.h>
 #include <stdbool.h>

@@ -9,6 +9,7 @@
  */
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -84,11 +85,22 @@ static void try_protect(const char *name, void *p, size_t size, int prot)
 	note(name, r < 0, errno);
 }
 
-static void try_grow(const char *name, void *p, size_t size)
+static void try_remap(const char *name, void *p, size_t old_size, size_t new_size)
 {
-	void *q = mremap(p, size, size + PAGE, MREMAP_MAYMOVE);
+	void *q = mremap(p, old_size, new_size, MREMAP_MAYMOVE);
 
 	note(name, q == MAP_FAILED, errno);
+}
+
+/* As a debugger writes: past the protection of the mapping. */
+static void try_debugger(const char *name, const void *p)
+{
+	int fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : pwrite(fd, "", 1, (off_t)(uintptr_t)p);
+
+	note(name, n < 0, errno);
+	if (fd >= 0)
+		close(fd);
 }
 
 /* The child must not have the window: the kernel reads it for us, so that nobody dies. */
@@ -120,8 +132,10 @@ static bool try_exact(int fd, const struct sivshm_channel_info *info)
 	try_protect("rx made writable", rx, info->rx_map_size, RW);
 	try_protect("rx made executable", rx, info->rx_map_size, PROT_READ | PROT_EXEC);
 	try_protect("tx made executable", tx, info->tx_map_size, RW | PROT_EXEC);
-	try_grow("tx grown", tx, info->tx_map_size);
-	try_grow("rx grown", rx, info->rx_map_size);
+	try_debugger("rx by /proc/self/mem", rx);
+	try_remap("tx twice", tx, 0, info->tx_map_size);
+	try_remap("tx grown", tx, info->tx_map_size, info->tx_map_size + PAGE);
+	try_remap("rx grown", rx, info->rx_map_size, info->rx_map_size + PAGE);
 	return true;
 }
 
