@@ -4,7 +4,7 @@
  *
  *	rtt listen SERVICE [OPTIONS]
  *	rtt connect SERVICE VM/SERVICE [OPTIONS]
- *		--plain PATH	resource2 of an ivshmem device of both guests; without it only sivshm
+ *		--plain PATH	resource2 of an ivshmem device; else only sivshm
  *		--user NAME	become this user after PATH is open
  *		--rounds N	per block, default 2000
  *		--blocks N	of each kind, taken in turns, default 10
