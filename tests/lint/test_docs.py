@@ -153,6 +153,24 @@ def test_members():
     same(code, told, ("src/common/message*.c", "docs/protocol.md"))
 
 
+def test_limits():
+    """Numbers of docs/protocol.md; strings are one shorter than the arrays that hold them."""
+    headers = sources("src/common/*.h")
+    protocol = " ".join(read("docs/protocol.md").split())
+    for name, less, text in (("FRAME_MAX", 0, "at most {} bytes with the NUL"),
+                             ("RPC_LINK_MAX_MALFORMED", 0, "More than {} in a row"),
+                             ("RPC_LINK_MAX_REQUESTS", 0, "At most {} requests of a side"),
+                             ("FLIGHT_MAX", 0, "A flight has at most {} bytes"), ("PEM_MAX", 1, "a PEM text {}"),
+                             ("REASON_SIZE", 1, "a reason {}"), ("ERROR_TEXT_SIZE", 1, "the text of an error {}"),
+                             ("PROTOCOL_VERSION", 0, "`version` {}, `nonce`"),
+                             ("EXPORTER_SIZE", 0, "`exporter` (base64, {} bytes)"),
+                             ("HOST_RANDOM_SIZE", 0, "`random` (base64, {} bytes)")):
+        value = int(re.search(rf"^#define {name} (\d+)\b", headers, re.M)[1]) - less
+        assert text.format(value) in protocol, f"{name}: docs/protocol.md does not say: {text.format(value)}"
+    label = re.search(r'#define EXPORTER_LABEL "(.*)"', headers)[1]
+    assert f"label `{label}`" in protocol
+
+
 def test_bus_interfaces():
     """Members of the vtables and of the XML."""
     for folder, name in (("src/sivshmd", "org.sivshm1"), ("src/sivshm-cad", "org.sivshm.ca1")):
