@@ -395,9 +395,13 @@ int handshake_peer_certificate(struct handshake *h, char **ret_pem)
 	if (!pem)
 		return -ENOMEM;
 	*ret_pem = NULL;
-	if (PEM_write_bio_X509(pem, SSL_get0_peer_certificate(h->ssl)) == 1) {
+	/* with its NUL: what BIO_get_mem_data() gives is not a string */
+	if (PEM_write_bio_X509(pem, SSL_get0_peer_certificate(h->ssl)) == 1 &&
+	    BIO_write(pem, "", 1) == 1) {
 		size = BIO_get_mem_data(pem, &text);
-		*ret_pem = strndup(text, (size_t)size);
+		*ret_pem = malloc((size_t)size);
+		if (*ret_pem)
+			memcpy(*ret_pem, text, (size_t)size);
 	}
 	BIO_free(pem);
 	ERR_clear_error();
