@@ -160,7 +160,8 @@ static void view_init(struct sivshm_view *view, u64 file_offset, const struct si
 }
 
 static struct sivshm_channel *channel_new(const struct sivshm_open *open,
-					  const struct sivshm_terms *terms)
+					  const struct sivshm_terms *terms,
+					  enum sivshm_grant_state state)
 {
 	struct sivshm_channel *channel;
 
@@ -176,7 +177,7 @@ static struct sivshm_channel *channel_new(const struct sivshm_open *open,
 	channel->terms = *terms;
 	channel->uid = make_kuid(&init_user_ns, open->uid);
 	channel->cgroup = open->cgroup;
-	channel->state = SIVSHM_GRANT_ACTIVE;
+	channel->state = state;
 	channel->listener.rang = listener_rang;
 	init_rwsem(&channel->gate);
 	init_waitqueue_head(&channel->wait);
@@ -191,8 +192,12 @@ static void channel_free(struct sivshm_channel *channel)
 	kfree(channel);
 }
 
-/* Slot and generation name an ACTIVE grant that fits what is plugged, and nobody has it. */
-static int check_open(const struct sivshm_open *open, struct sivshm_terms *ret_terms)
+/*
+ * Slot and generation name a grant that may be used and fits what is plugged, and nobody has it.
+ * One that drains may be used: a peer that sent and closed before we came here must be heard.
+ */
+static int check_open(const struct sivshm_open *open, struct sivshm_terms *ret_terms,
+		      enum sivshm_grant_state *ret_state)
 {
 	struct sivshm_grant grant;
 	int r;
@@ -200,8 +205,10 @@ static int check_open(const struct sivshm_open *open, struct sivshm_terms *ret_t
 	r = sivshm_table_grant(open->slot, &grant);
 	if (r < 0)
 		return r;
-	if (le32_to_cpu(grant.state) != SIVSHM_GRANT_ACTIVE ||
-	    le32_to_cpu(grant.generation) != open->generation)
+	*ret_state = le32_to_cpu(grant.state);
+	if (*ret_state != SIVSHM_GRANT_ACTIVE && *ret_state != SIVSHM_GRANT_DRAINING)
+		return -ESTALE;
+	if (le32_to_cpu(grant.generation) != open->generation)
 		return -ESTALE;
 	if (xa_load(&channels, open->slot))
 		return -EBUSY;
@@ -246,6 +253,8 @@ static int publish(struct sivshm_channel *channel)
 
 	n_channels++;
 	sivshm_bell_join(&channel->own->bell, channel->terms.local_vector, &channel->listener);
+	if (channel->state == SIVSHM_GRANT_DRAINING)
+		sivshm_mailbox_post(&channel->mailbox, SIVSHM_EVENT_DRAINING);
 	fd_install(fd, file);
 	return fd;
 
@@ -265,15 +274,16 @@ fail_fd:
 int sivshm_channel_open(const struct sivshm_open *open)
 {
 	struct sivshm_channel *channel;
+	enum sivshm_grant_state state;
 	struct sivshm_terms terms;
 	int r;
 
 	lockdep_assert_held(&sivshm_lock);
 
-	r = check_open(open, &terms);
+	r = check_open(open, &terms, &state);
 	if (r < 0)
 		return r;
-	channel = channel_new(open, &terms);
+	channel = channel_new(open, &terms, state);
 	if (!channel)
 		return -ENOMEM;
 	r = attach_sections(channel);

@@ -78,6 +78,7 @@ static void session_fail(struct session *s, const struct failure *why)
 		rpc_request_fail(TAKE_PTR(s->request), why);
 	else
 		manager_cancel_session(s->manager, s->id);
+	channel_never_opened(s->manager, &s->ref);
 	session_free(s);
 }
 
@@ -386,6 +387,7 @@ void accept_granted(struct manager *m, const struct msg_granted *granted)
 
 	if (!s) {
 		manager_cancel_session(m, granted->session);
+		channel_never_opened(m, &granted->ref);
 		return;
 	}
 	if (s->state != SESSION_FINISHED) {

@@ -184,6 +184,27 @@ static void released(struct manager *m, const struct slot_ref *ref)
 		channel_end(c, c->reason ? c->reason : REASON_CLOSED);
 }
 
+/* Does the kernel hold a channel of this grant?  Then its own RELEASED will tell of the end. */
+static bool kernel_has(struct manager *m, const struct slot_ref *ref)
+{
+	struct sivshm_slot s;
+	int r;
+
+	for (unsigned i = 0; i < 64; i++) {
+		r = device_slot(m->device, ref->slot, &s);
+		if (r != -EAGAIN) /* the host is writing the entry */
+			break;
+	}
+	return r >= 0 && s.channel != SIVSHM_CHANNEL_NONE &&
+	       s.channel_generation == ref->generation;
+}
+
+void channel_never_opened(struct manager *m, const struct slot_ref *ref)
+{
+	if (ref->generation && !kernel_has(m, ref))
+		control_tell(m->control, "Released", slot_ref_encode(ref));
+}
+
 static void revoked(struct channel *c)
 {
 	c->state = SIVSHM_GRANT_REVOKED;

@@ -80,6 +80,12 @@ struct channel *channel_find_path(struct manager *m, const char *path);
 void channel_close(struct channel *c, const char *reason);
 /** channel_event() - RELEASED, REVOKED, DRAINING, DENIED */
 void channel_event(struct manager *m, const struct sivshm_event *event);
+/**
+ * channel_never_opened() - a grant that came to nothing here
+ * The host gives its windows to nobody else before it has heard that this kernel does not map them:
+ * says so, unless the kernel has a channel of it after all.
+ */
+void channel_never_opened(struct manager *m, const struct slot_ref *ref);
 /** channels_in_kernel() - for Hello; the caller frees @ret */
 int channels_in_kernel(struct manager *m, struct slot_ref **ret, size_t *ret_n);
 /** channels_count() - of one service */

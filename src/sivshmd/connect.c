@@ -59,6 +59,7 @@ static void give_back(struct connect *c)
 		manager_cancel_session(c->manager, c->session);
 		c->has_session = false;
 	}
+	channel_never_opened(c->manager, &c->ref);
 }
 
 /* Ends @c, or leaves it without a caller until the host has answered Connect. */

@@ -283,8 +283,10 @@ static int on_revoked(struct manager *m, json_t *params, struct failure *error)
 	if (r < 0)
 		return r;
 	c = channel_find(m, &revoked.ref);
-	if (!c)
+	if (!c) {
+		channel_never_opened(m, &revoked.ref);
 		return 0;
+	}
 	log_event(LOG_NOTICE, LOG_ID_CHANNEL_REVOKED, &(struct log_about){.channel = c->path},
 		  "The host revokes channel %s: %s", c->path, revoked.reason);
 	/* The kernel has it from the grant table already; this makes sure of it. */

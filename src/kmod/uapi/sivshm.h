@@ -146,7 +146,7 @@ struct sivshm_slot {
  * @cgroup: id (inode number) of the holder's cgroup in the unified hierarchy, never 0
  * @flags:  must be 0
  *
- * ENOENT no such slot; ESTALE not ACTIVE or another generation; EBUSY the slot's channel exists
+ * ENOENT no such slot; ESTALE neither ACTIVE nor DRAINING, or another generation; EBUSY the slot's channel exists
  * already; EBADMSG the grant does not fit the sections (logged once); ENXIO a section's device is
  * not there; EAGAIN the host is writing the entry, try again.
  */

@@ -117,7 +117,7 @@ struct sivshm_section_header {
  * @SIVSHM_GRANT_FREE:     nothing here; every other field may change at any time
  * @SIVSHM_GRANT_ACTIVE:   the channel may be opened and used
  * @SIVSHM_GRANT_DRAINING: the peer has closed; windows stay mapped so that what was sent can be
- *                         read, nothing can be opened, the doorbell is silent
+ *                         read, and may still be opened to do so; nothing can be sent
  * @SIVSHM_GRANT_REVOKED:  every mapping must go at once
  *
  * FREE -> ACTIVE -> [DRAINING ->] REVOKED -> FREE, never another way.  The host leaves REVOKED
