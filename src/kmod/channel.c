@@ -52,7 +52,9 @@ static void set_state(struct sivshm_channel *channel, enum sivshm_grant_state st
  * sivshm_channel_revoke() - take a channel from its holder
  * @channel: any; nothing happens when it is revoked or released already
  *
- * When this returns nobody maps the windows and nobody will.
+ * When this returns nobody maps the windows and nobody will.  The zap is inside the gate, so that no
+ * fault shows zeros on one CPU while another still reads the window through its old entry: who has
+ * seen zeros once sees nothing else any more.
  */
 void sivshm_channel_revoke(struct sivshm_channel *channel)
 {
@@ -60,8 +62,10 @@ void sivshm_channel_revoke(struct sivshm_channel *channel)
 
 	if (channel->state == SIVSHM_GRANT_REVOKED)
 		return;
-	set_state(channel, SIVSHM_GRANT_REVOKED);
+	down_write(&channel->gate);
+	WRITE_ONCE(channel->state, SIVSHM_GRANT_REVOKED);
 	sivshm_map_zap(channel);
+	up_write(&channel->gate);
 	sivshm_bell_leave(&channel->own->bell, &channel->listener);
 	channel->own = NULL;
 	channel->peer = NULL;
