@@ -204,7 +204,7 @@ def refused_connect(world, name, user, service, peer, marker):
 
 
 def refuse_without_policy(world):
-    return refused_connect(world, "service without policy", "nobody", "intruder", "ivi/dashboard", "policy")
+    return refused_connect(world, "service without policy", "daemon", "intruder", "ivi/dashboard", "policy")
 
 
 def refuse_other_name(world):
