@@ -39,10 +39,17 @@ EVP_PKEY *key_new(void)
 
 static char *bio_text(BIO *bio)
 {
-	char *data;
+	char *data, *text;
 	long size = BIO_get_mem_data(bio, &data);
 
-	return size > 0 ? strndup(data, (size_t)size) : NULL;
+	if (size <= 0)
+		return NULL;
+	text = malloc((size_t)size + 1);
+	if (!text)
+		return NULL;
+	memcpy(text, data, (size_t)size);
+	text[size] = '\0';
+	return text;
 }
 
 char *csr_new(EVP_PKEY *key)

@@ -42,8 +42,7 @@ class Refused(Exception):
     def __init__(self, error):
         self.full = Gio.DBusError.get_remote_error(error) or "?"
         self.name = self.full.removeprefix(f"{NAME}.Error.")
-        Gio.DBusError.strip_remote_error(error)
-        self.text = error.message
+        self.text = error.message.removeprefix(f"GDBus.Error:{self.full}: ")
         super().__init__(f"{self.name}: {self.text}")
 
 
