@@ -175,9 +175,13 @@ static int run_connect(int argc, char **argv)
 {
 	bool hold = argc > 5 && strcmp(argv[5], "hold") == 0;
 	int count = atoi(argv[4]), i, r;
+	const char *name;
 	sd_bus *bus = NULL;
 
 	r = sd_bus_open_system(&bus);
+	if (r >= 0)
+		/* waits until this connection stands: that is no part of the call */
+		r = sd_bus_get_unique_name(bus, &name);
 	if (r < 0)
 		return fail("system bus", r, NULL);
 	printf("{\"calls\":[");
