@@ -165,10 +165,9 @@ static void on_confirmed(struct rpc_link *link, json_t *result, const struct fai
 	struct connect *c = userdata;
 	struct failure why = {};
 
-	(void)link;
 	c->call = NULL;
 	if (error)
-		why = *error;
+		why = control_failure(link, error);
 	else
 		take_grant(c, result, &why);
 	if (why.code)
@@ -224,10 +223,9 @@ static void on_connected(struct rpc_link *link, json_t *result, const struct fai
 	struct connect *c = userdata;
 	struct failure why = {};
 
-	(void)link;
 	c->call = NULL;
 	if (error)
-		why = *error;
+		why = control_failure(link, error);
 	else
 		take_server_hello(c, result, &why);
 	if (why.code)

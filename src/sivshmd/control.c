@@ -399,6 +399,16 @@ int control_call(struct control *c, const char *method, json_t *body, uint64_t t
 	return 0;
 }
 
+struct failure control_failure(const struct rpc_link *link, const struct failure *error)
+{
+	struct failure lost;
+
+	if (error->code != ERR_CLOSED || rpc_link_is_up(link))
+		return *error;
+	failure_set(&lost, ERR_HOST_UNAVAILABLE, "lost the host: %.200s", error->text);
+	return lost;
+}
+
 static void on_told(struct rpc_link *link, json_t *result, const struct failure *error,
 		    void *userdata)
 {

@@ -49,6 +49,9 @@ bool control_is_ready(const struct control *c);
  */
 int control_call(struct control *c, const char *method, json_t *body, uint64_t timeout_usec,
 		 rpc_call_fn fn, void *userdata, struct rpc_call **ret_call, struct failure *error);
+/** control_failure() - what a rpc_call_fn got as @error: the loss of the link is
+ * ERR_HOST_UNAVAILABLE */
+struct failure control_failure(const struct rpc_link *link, const struct failure *error);
 /** control_tell() - a request whose answer does not matter */
 void control_tell(struct control *c, const char *method, json_t *body);
 void control_notify(struct control *c, const char *method, json_t *body);

@@ -199,7 +199,7 @@ static void install(struct identity *i, struct keypair *pair)
 	drop_pair(i);
 	i->pair = *pair;
 	i->not_after = certificate_not_after(pair->certificate);
-	i->used = false;
+	i->used = !TAILQ_EMPTY(&i->waits);
 	life = i->not_after - control_now(i->store->control);
 	set_timer(i, renewal_after(life));
 	log_event(LOG_INFO, LOG_ID_CERTIFICATE, &(struct log_about){.service = i->service},
@@ -260,10 +260,9 @@ static void on_issued(struct rpc_link *link, json_t *result, const struct failur
 	struct identity *i = userdata;
 	struct failure why = {};
 
-	(void)link;
 	i->call = NULL;
 	if (error)
-		why = *error;
+		why = control_failure(link, error);
 	else
 		take_issued(i, result, &why);
 	drop_request(i);

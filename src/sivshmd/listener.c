@@ -199,10 +199,9 @@ static void on_announced(struct rpc_link *link, json_t *result, const struct fai
 	struct listener *l = userdata;
 	struct failure why = {};
 
-	(void)link;
 	l->announce = NULL;
 	if (error)
-		why = *error;
+		why = control_failure(link, error);
 	else
 		msg_empty_decode(result, &why);
 	if (why.code) {

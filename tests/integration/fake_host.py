@@ -312,6 +312,8 @@ class FakeHost:
     def released(self, vm, slot, generation):
         """One end is free: the other drains, and when both are, the channel is gone."""
         with self.lock:
+            if slot >= len(self.kernels[vm].grants):
+                return
             self.kernels[vm].free(slot, generation)
             for pair in self.channels:
                 if (vm, slot, generation) in pair:
