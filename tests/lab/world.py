@@ -141,10 +141,18 @@ class World:
         for vm, guest in self.guests.items():
             seconds = guest.wait_up()
             self.progress(f"guest {vm}: systemd is up after {seconds:.1f} s, QEMU runs as uid {guest.uid}")
-        self.each(lambda guest: guest.run(
-            "systemctl enable --now sivshmd || { journalctl -b --no-pager -u sivshmd; exit 1; }", check=True))
-        for guest in self.guests.values():
-            self.wait_connected(guest)
+        self.each(self.start_daemon)
+
+    def start_daemon(self, guest):
+        guest.run("systemctl enable --now sivshmd || { journalctl -b --no-pager -u sivshmd; exit 1; }", check=True)
+        self.wait_connected(guest)
+
+    def replace_guest(self, vm):
+        """A new QEMU for a VM whose old one is dead."""
+        self.guests[vm].close()
+        self.guests[vm] = self.make_guest(vm)
+        self.stack.enter_context(self.guests[vm]).wait_up()
+        self.start_daemon(self.guests[vm])
 
     def each(self, action):
         """Does the same in both guests at once; an error in one is an error here."""
@@ -203,6 +211,11 @@ class World:
             if time.monotonic() > end:
                 raise AssertionError(f"{len(found)} channels instead of {count}: {found}")
             time.sleep(0.05)
+
+    def wait_channels_gone_at(self, guest, timeout=20):
+        """Until a guest's daemon lists no channel any more."""
+        self.wait_until(lambda: not self.guest_json(guest, "sivshmctl --json list"),
+                        f"no channel at {guest.name}", timeout)
 
     def wait_until(self, condition, what, timeout=20):
         end = time.monotonic() + timeout
