@@ -92,6 +92,13 @@ class FdStore:
                     os.close(fd)
             return list(self.fds)
 
+    def forget(self):
+        """What systemd 252 does at `systemctl stop`."""
+        with self.lock:
+            for _, fd in self.fds:
+                os.close(fd)
+            self.fds = []
+
     def close(self):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.sendto(b"end", self.path)
@@ -145,12 +152,12 @@ class Cad:
             os.close(log)
             return
         try:
-            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20000) for _, fd in kept]
+            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 400) for _, fd in kept]
             os.dup2(log, 2)
             os.dup2(log, 1)
             for i, fd in enumerate(high):
                 os.dup2(fd, 3 + i)
-            os.closerange(3 + len(high), 30000)
+            os.closerange(3 + len(high), 2000)
             environment |= {} if not kept else {"LISTEN_FDS": str(len(high)), "LISTEN_PID": str(os.getpid()),
                             "LISTEN_FDNAMES": ":".join(name for name, _ in kept)}
             os.execve("/usr/bin/setpriv", ["setpriv", "--pdeathsig=KILL", "--", *self.arguments()], environment)
@@ -189,6 +196,8 @@ class Cad:
 
     def restart(self, how=signal.SIGKILL, restore=True):
         self.stop(how)
+        if not restore:
+            self.store.forget()
         return self.start(restore)
 
     def log(self):
