@@ -11,7 +11,7 @@
 
 #define ISSUE_TIMEOUT_USEC (10 * USEC_PER_SEC)
 #define RETRY_USEC (10 * USEC_PER_SEC)
-#define VALID_MARGIN 5	 /* seconds of life that a certificate needs to be of use */
+#define VALID_MARGIN 2	 /* seconds of life that a certificate needs to be of use */
 #define SPREAD_PERCENT 5 /* services do not renew all at once */
 
 struct identity_wait {

@@ -136,7 +136,7 @@ class FakeHost:
         self.connections, self.listening, self.sessions, self.log = {}, {}, {}, []
         self.hooks = {}
         self.channels = []  # ((vm, slot, generation), (vm, slot, generation)) that exist
-        self.time_shift = 0
+        self.time_shift = 2  # certificates begin now, and may not be of the future
 
     def add_vm(self, vm, kernel):
         path = self.paths[vm] = f"{self.folder}/{vm}.control"
@@ -272,6 +272,8 @@ class FakeHost:
 
     def allocate(self, number, session):
         with self.lock:
+            if number not in self.sessions:  # cancelled meanwhile
+                raise Error("Closed")
             channel_id = os.urandom(16)
             a, b = session["a"], session["b"]
             slot_a = self.kernels[a].grant(session["service_a"], b, session["service_b"], session["ring"], channel_id)
