@@ -70,6 +70,11 @@ struct channel *channel_find_slot(const struct manager *m, const struct vm *vm, 
 	return NULL;
 }
 
+static bool end_is(const struct channel_end *e, const struct peer_name *name)
+{
+	return strcmp(e->member->vm->name, name->vm) == 0 && strcmp(e->service, name->service) == 0;
+}
+
 unsigned channels_count(const struct manager *m, const struct peer_name *from,
 			const struct peer_name *to)
 {
@@ -77,13 +82,7 @@ unsigned channels_count(const struct manager *m, const struct peer_name *from,
 	unsigned n = 0;
 
 	TAILQ_FOREACH(c, &m->channels, entry)
-	{
-		struct peer_name a, b;
-
-		channel_name(c, END_FROM, &a);
-		channel_name(c, END_TO, &b);
-		n += peer_name_equal(&a, from) && peer_name_equal(&b, to);
-	}
+	n += c->published && end_is(&c->ends[END_FROM], from) && end_is(&c->ends[END_TO], to);
 	return n;
 }
 
@@ -95,24 +94,32 @@ static struct channel *channel_free(struct channel *c)
 		return NULL;
 	TAILQ_REMOVE(&c->manager->channels, c, entry);
 	sd_event_source_disable_unref(c->drain_timer);
+	scrub_cancel(c->scrub);
 	free(c);
 	return NULL;
+}
+
+static void format_ends(const struct channel *c, char id[CHANNEL_ID_TEXT],
+			char from[PEER_NAME_SIZE], char to[PEER_NAME_SIZE])
+{
+	struct peer_name name;
+
+	hex_encode(c->id, sizeof(c->id), id);
+	channel_name(c, END_FROM, &name);
+	peer_name_format(&name, from);
+	channel_name(c, END_TO, &name);
+	peer_name_format(&name, to);
 }
 
 /* report_closed() - once, when the channel stops being ACTIVE at both ends */
 static void report_closed(struct channel *c, const char *reason)
 {
 	char id[CHANNEL_ID_TEXT], from[PEER_NAME_SIZE], to[PEER_NAME_SIZE];
-	struct peer_name name;
 
 	if (c->closed)
 		return;
 	c->closed = true;
-	hex_encode(c->id, sizeof(c->id), id);
-	channel_name(c, END_FROM, &name);
-	peer_name_format(&name, from);
-	channel_name(c, END_TO, &name);
-	peer_name_format(&name, to);
+	format_ends(c, id, from, to);
 	log_with(LOG_INFO, (.id = LOG_ID_CLOSED, .channel = id, .from = from, .to = to),
 		 "channel %s from %s to %s closed: %s", id, from, to, reason);
 	manager_bus_channel_closed(c->manager, id, reason);
@@ -202,20 +209,33 @@ void channel_end_gone(struct channel *c, unsigned end, const char *reason)
 	settle(c);
 }
 
+/* member_end() - which end @member is; N_ENDS: none */
+static unsigned member_end(const struct channel *c, const struct member *member)
+{
+	unsigned end = 0;
+
+	while (end < N_ENDS && c->ends[end].member != member)
+		end++;
+	return end;
+}
+
 void channels_member_gone(struct member *member)
 {
 	struct channel *c, *next;
 
 	for (c = TAILQ_FIRST(&member->region->manager->channels); c; c = next) {
+		unsigned end = member_end(c, member);
+
 		next = TAILQ_NEXT(c, entry);
-		for (unsigned end = 0; end < N_ENDS; end++) {
-			if (c->ends[end].member != member)
-				continue;
-			report_closed(c, "vm-gone");
-			revoke_end(&c->ends[!end], "vm-gone");
-			channel_end_gone(c, end, "vm-gone");
-			break;
+		if (end == N_ENDS)
+			continue;
+		if (!c->published) {
+			c->ready(c, -ENODEV, c->userdata);
+			continue;
 		}
+		report_closed(c, "vm-gone");
+		revoke_end(&c->ends[!end], "vm-gone");
+		channel_end_gone(c, end, "vm-gone");
 	}
 }
 
@@ -271,12 +291,12 @@ static int take_windows(struct channel *c, struct region *region, const struct c
 
 	a->member = region_member(region, q->from_vm);
 	b->member = region_member(region, q->to_vm);
-	r = member_grant_window(a->member, size, &a->offset);
+	r = alloc_take(&a->member->alloc, size, &a->offset);
 	if (r < 0)
 		return r;
-	r = member_grant_window(b->member, size, &b->offset);
+	r = alloc_take(&b->member->alloc, size, &b->offset);
 	if (r < 0) {
-		member_give_window(a->member, a->offset, size);
+		alloc_give(&a->member->alloc, a->offset);
 		return r;
 	}
 	a->size = b->size = size;
@@ -344,50 +364,106 @@ static int find_slots(struct channel *c, struct failure *error)
 	return 0;
 }
 
-static void report_opened(struct channel *c, const struct channel_request *q)
+static void report_opened(struct channel *c)
 {
 	char id[CHANNEL_ID_TEXT], from[PEER_NAME_SIZE], to[PEER_NAME_SIZE];
 
-	hex_encode(c->id, sizeof(c->id), id);
-	peer_name_format(q->from, from);
-	peer_name_format(q->to, to);
+	format_ends(c, id, from, to);
 	log_with(LOG_INFO, (.id = LOG_ID_OPENED, .channel = id, .from = from, .to = to),
 		 "channel %s from %s to %s opened in region %s, 2 x %llu bytes", id, from, to,
-		 c->ends[END_FROM].member->region->name, (unsigned long long)q->ring_size);
+		 c->ends[END_FROM].member->region->name, (unsigned long long)c->ring_size);
 	manager_bus_channel_opened(c->manager, id, from, to);
 }
 
-int channel_grant(struct manager *m, const struct channel_request *q, struct channel **ret,
-		  struct failure *error)
+static void on_window_clean(int r, void *userdata);
+
+/* clean_next() - 1: both windows are zero; 0: under way */
+static int clean_next(struct channel *c)
+{
+	int r = 1;
+
+	while (c->n_clean < N_ENDS && r > 0) {
+		struct channel_end *e = &c->ends[c->n_clean];
+
+		r = scrub_start(c->manager->event, e->member->section_fd, e->offset, e->size,
+				SCRUB_FILL, on_window_clean, c, &c->scrub);
+		c->n_clean += r > 0;
+	}
+	return r;
+}
+
+static void on_window_clean(int r, void *userdata)
+{
+	struct channel *c = userdata;
+
+	c->scrub = NULL;
+	if (r >= 0) {
+		c->n_clean++;
+		r = clean_next(c);
+	}
+	if (r != 0)
+		c->ready(c, r < 0 ? r : 0, c->userdata);
+}
+
+struct channel *channel_abandon(struct channel *c)
+{
+	if (!c)
+		return NULL;
+	if (c->ends[END_FROM].size > 0)
+		settle(c);
+	else
+		channel_free(c);
+	return NULL;
+}
+
+static int fill_request(struct channel *c, const struct channel_request *q, channel_ready_fn ready,
+			void *userdata)
+{
+	c->ring_size = q->ring_size;
+	c->ready = ready;
+	c->userdata = userdata;
+	snprintf(c->ends[END_FROM].service, SIVSHM_SERVICE_NAME_SIZE, "%s", q->from->service);
+	snprintf(c->ends[END_TO].service, SIVSHM_SERVICE_NAME_SIZE, "%s", q->to->service);
+	return RAND_bytes(c->id, sizeof(c->id)) == 1 ? 0 : -EIO;
+}
+
+int channel_prepare(struct manager *m, const struct channel_request *q, channel_ready_fn ready,
+		    void *userdata, struct channel **ret, struct failure *error)
 {
 	struct channel *c = channel_new(m);
 	int r;
 
-	if (!c || RAND_bytes(c->id, sizeof(c->id)) != 1) {
-		channel_free(c);
+	if (!c || fill_request(c, q, ready, userdata) < 0) {
+		channel_abandon(c);
 		return failure_set(error, ERR_NO_MEMORY, "out of memory");
 	}
-	c->ring_size = q->ring_size;
-	c->opened_usec = manager_realtime_usec();
-	snprintf(c->ends[END_FROM].service, SIVSHM_SERVICE_NAME_SIZE, "%s", q->from->service);
-	snprintf(c->ends[END_TO].service, SIVSHM_SERVICE_NAME_SIZE, "%s", q->to->service);
 	r = find_windows(c, q, error);
-	if (r >= 0)
-		r = find_slots(c, error);
-	if (r < 0) {
-		c->closed = true;
-		if (c->ends[END_FROM].member)
-			settle(c);
-		else
-			channel_free(c);
-		return r;
+	if (r >= 0) {
+		r = clean_next(c);
+		if (r < 0)
+			failure_set(error, ERR_NO_MEMORY, "no memory for the windows: %s",
+				    strerror(-r));
 	}
+	if (r < 0)
+		channel_abandon(c);
+	else
+		*ret = c;
+	return r;
+}
+
+int channel_publish(struct channel *c, struct failure *error)
+{
+	int r = find_slots(c, error);
+
+	if (r < 0)
+		return r;
+	c->published = true;
+	c->opened_usec = manager_realtime_usec();
 	write_grant(c, END_FROM);
 	write_grant(c, END_TO);
 	member_ring(c->ends[END_FROM].member);
 	member_ring(c->ends[END_TO].member);
-	report_opened(c, q);
-	*ret = c;
+	report_opened(c);
 	return 0;
 }
 
@@ -456,6 +532,7 @@ static int rebuild_slot(struct manager *m, struct vm *vm, uint32_t slot)
 		if (!c)
 			return -ENOMEM;
 		memcpy(c->id, g.channel, sizeof(c->id));
+		c->published = true;
 	}
 	rebuild_end(c, own, slot, &g);
 	return 0;

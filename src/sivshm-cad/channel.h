@@ -3,7 +3,7 @@
  * A channel: a window in each member's section and a grant in each member's table.  The tables are
  * the truth about states; this object ties the two ends together and can be rebuilt from them.
  *
- *	both ends ACTIVE -> one end gone, other DRAINING -> REVOKED -> both ends gone: windows are
+ *	prepared (windows zero) -> both ends ACTIVE -> one end gone, other DRAINING -> REVOKED -> both ends gone: windows are
  *free
  *
  * An end is gone when its VM's kernel said so (Released, or Hello without it) or the VM ended.
@@ -25,16 +25,20 @@
 
 enum { END_FROM, END_TO, N_ENDS };
 
-/** struct channel_end - @present: its table entry is not FREE and its windows may be mapped there
- */
+/** struct channel_end - @present: its table entry is not FREE and its windows may be mapped there */
 struct channel_end {
 	struct member *member;
 	char service[SIVSHM_SERVICE_NAME_SIZE];
 	bool present;
 	uint32_t slot, generation;
 	uint64_t offset; /* window in the member's own section */
-	uint64_t size;	 /* 0: there is none to give back */
+	uint64_t size; /* 0: there is none to give back */
 };
+
+struct channel;
+
+/** channel_ready_fn - the windows are zero, or @r says why not; from the event loop */
+typedef void (*channel_ready_fn)(struct channel *c, int r, void *userdata);
 
 struct channel {
 	struct manager *manager;
@@ -43,8 +47,15 @@ struct channel {
 	struct channel_end ends[N_ENDS];
 	uint64_t ring_size;
 	uint64_t opened_usec; /* since the epoch */
-	bool closed;	      /* reported as closed */
+	bool published; /* has, or had, grants */
+	bool closed; /* reported as closed */
 	sd_event_source *drain_timer;
+
+	/* before it is published */
+	struct scrub *scrub;
+	unsigned n_clean; /* ends whose window is zero */
+	channel_ready_fn ready;
+	void *userdata;
 };
 
 /** struct channel_request - who with whom; names as authenticated */
@@ -54,9 +65,17 @@ struct channel_request {
 	uint64_t ring_size;
 };
 
-/** channel_grant() - windows, slots, both grants ACTIVE, both kernels rung; all or nothing */
-int channel_grant(struct manager *m, const struct channel_request *request, struct channel **ret,
-		  struct failure *error);
+/**
+ * channel_prepare() - take windows in the first region that has room, and zero them
+ * Returns 1: to be published now; 0: @ready is called when they are; negative errno with @error.
+ * The caller publishes or abandons it.
+ */
+int channel_prepare(struct manager *m, const struct channel_request *request, channel_ready_fn ready,
+		    void *userdata, struct channel **ret, struct failure *error);
+/** channel_publish() - slots, both grants ACTIVE, both kernels rung; on error it is still to be abandoned */
+int channel_publish(struct channel *c, struct failure *error);
+/** channel_abandon() - one that was not published: everything is given back; NULL is fine, returns NULL */
+struct channel *channel_abandon(struct channel *c);
 /** channel_is_possible() - has some region the devices of both connected? */
 bool channel_is_possible(struct manager *m, struct vm *from, struct vm *to);
 /**
@@ -66,7 +85,7 @@ bool channel_is_possible(struct manager *m, struct vm *from, struct vm *to);
 void channel_withdraw(struct channel *c, const char *reason);
 /** channel_end_gone() - nobody in that VM maps the windows any more; may free the channel */
 void channel_end_gone(struct channel *c, unsigned end, const char *reason);
-/** channels_member_gone() - a QEMU ended: its ends are gone, the other ones revoked */
+/** channels_member_gone() - a QEMU ended: its ends are gone, the other ones revoked, what is prepared fails */
 void channels_member_gone(struct member *member);
 /** channels_rebuild() - from the grant tables; what is half-made is withdrawn */
 int channels_rebuild(struct manager *m);
@@ -83,7 +102,7 @@ bool channel_is_open(const struct channel *c);
 /** channel_state() - "active", "draining", "revoked" */
 const char *channel_state(const struct channel *c);
 void channel_name(const struct channel *c, unsigned end, struct peer_name *ret);
-/** channels_count() - channels of that pair whose windows are not free yet */
+/** channels_count() - published channels of that pair whose windows are not free yet */
 unsigned channels_count(const struct manager *m, const struct peer_name *from,
 			const struct peer_name *to);
 

@@ -16,23 +16,25 @@
 
 /* Hello */
 
-static bool is_listed(const struct msg_hello *hello, uint32_t slot, uint32_t generation)
-{
-	for (size_t i = 0; i < hello->n_channels; i++)
-		if (hello->channels[i].slot == slot && hello->channels[i].generation == generation)
-			return true;
-	return false;
-}
-
 /* reconcile() - what the kernel of @vm does not have is gone there */
 static void reconcile(struct vm *vm, const struct msg_hello *hello)
 {
-	for (uint32_t slot = 0; slot < vm->table.n_slots; slot++) {
-		unsigned end;
-		struct channel *c = channel_find_slot(vm->manager, vm, slot, &end);
+	uint32_t listed[SIVSHM_MAX_SLOTS] = {}; /* generation of each slot; 0 is none */
+	struct channel *c, *next;
 
-		if (c && !is_listed(hello, slot, c->ends[end].generation))
+	for (size_t i = 0; i < hello->n_channels; i++)
+		if (hello->channels[i].slot < SIVSHM_MAX_SLOTS)
+			listed[hello->channels[i].slot] = hello->channels[i].generation;
+	for (c = TAILQ_FIRST(&vm->manager->channels); c; c = next) {
+		next = TAILQ_NEXT(c, entry);
+		for (unsigned end = 0; end < N_ENDS; end++) {
+			struct channel_end *e = &c->ends[end];
+
+			if (!e->present || e->member->vm != vm || listed[e->slot] == e->generation)
+				continue;
 			channel_end_gone(c, end, "closed");
+			break;
+		}
 	}
 }
 
@@ -87,8 +89,7 @@ static int handle_hello(struct vm *vm, struct rpc_request **request, json_t *par
 	vm->control->ready = false; /* nothing of the old daemon's is told to the new one */
 	control_unlisten(vm, NULL);
 	sessions_vm_restarted(vm);
-	if (vm->table.header)
-		reconcile(vm, &hello);
+	reconcile(vm, &hello);
 	welcome = make_welcome(vm, &hello);
 	if (!welcome) {
 		msg_hello_done(&hello);

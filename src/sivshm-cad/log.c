@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#define SD_JOURNAL_SUPPRESS_LOCATION /* a build path says nothing to an administrator */
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>

@@ -130,6 +130,8 @@ static int append_channels(sd_bus_message *reply, struct manager *m)
 		char id[CHANNEL_ID_TEXT], from[PEER_NAME_SIZE], to[PEER_NAME_SIZE];
 		struct peer_name name;
 
+		if (!c->published)
+			continue;
 		hex_encode(c->id, sizeof(c->id), id);
 		channel_name(c, END_FROM, &name);
 		peer_name_format(&name, from);

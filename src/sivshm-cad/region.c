@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -25,6 +24,11 @@ struct member *region_member(struct region *region, const struct vm *vm)
 bool member_is_connected(const struct member *member)
 {
 	return member->server && ivshmem_server_is_connected(member->server);
+}
+
+bool member_is_ready(const struct member *member)
+{
+	return member_is_connected(member) && !member->reset;
 }
 
 bool region_in_use(const struct region *region)
@@ -56,60 +60,54 @@ void member_ring(struct member *member)
 		log_warning("ringing VM %s: %s", member->vm->name, strerror(errno));
 }
 
-/* section memory: a hole reads as zeroes and costs nothing, so "not granted" is a hole */
+/* section memory */
 
-static int punch(int fd, uint64_t offset, uint64_t size)
+static void emptying_free(struct emptying *e)
 {
-	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-			 (off_t)size) < 0
-		       ? -errno
-		       : 0;
+	LIST_REMOVE(e, entry);
+	scrub_cancel(e->scrub);
+	free(e);
 }
 
-int member_grant_window(struct member *member, uint64_t size, uint64_t *ret_offset)
+static void on_emptied(int r, void *userdata)
 {
-	uint64_t offset;
-	int r = alloc_take(&member->alloc, size, &offset);
+	struct emptying *e = userdata;
 
+	e->scrub = NULL;
 	if (r < 0)
-		return r;
-	/* the owner can have written here while it was nobody's; then pages, so that no guest dies
-	 * of SIGBUS */
-	r = punch(member->section_fd, offset, size);
-	if (r >= 0 && fallocate(member->section_fd, 0, (off_t)offset, (off_t)size) < 0)
-		r = -errno;
-	if (r < 0) {
-		member_give_window(member, offset, size);
-		return r;
-	}
-	*ret_offset = offset;
-	return 0;
+		log_warning("section of VM %s: %s", e->member->vm->name, strerror(-r));
+	alloc_give(&e->member->alloc, e->offset);
+	emptying_free(e);
 }
 
 void member_give_window(struct member *member, uint64_t offset, uint64_t size)
 {
+	struct emptying *e = calloc(1, sizeof(*e));
 	int r;
 
-	if (alloc_give(&member->alloc, offset) < 0)
+	if (!e) { /* it is zeroed when it is granted; only its memory is not given back yet */
+		alloc_give(&member->alloc, offset);
 		return;
-	r = punch(member->section_fd, offset, size);
-	if (r < 0)
-		log_warning("section of VM %s: %s", member->vm->name, strerror(-r));
+	}
+	e->member = member;
+	e->offset = offset;
+	LIST_INSERT_HEAD(&member->emptying, e, entry);
+	alloc_quarantine(&member->alloc, offset);
+	r = scrub_start(member->region->manager->event, member->section_fd, offset, size,
+			SCRUB_EMPTY, on_emptied, e, &e->scrub);
+	if (r != 0)
+		on_emptied(r < 0 ? r : 0, e);
 }
 
-/* reset_section() - a VM starts anew: nothing of its last life is left, and the header says whose
- * it is */
-static int reset_section(struct member *member)
+/* write_header() - nothing of the VM's last life is left here; say what the section is */
+static int write_header(struct member *member)
 {
 	const struct sivshm_section_header header = {
 		.magic = htole64(SIVSHM_SECTION_MAGIC),
 		.abi = htole32(SIVSHM_TABLE_ABI),
 		.size = htole64(member->region->section_size),
 	};
-	int r = punch(member->section_fd, 0, member->region->section_size);
 
-	if (r < 0)
-		return r;
 	return pwrite(member->section_fd, &header, sizeof(header), 0) == (ssize_t)sizeof(header)
 		       ? 0
 		       : -EIO;
@@ -141,28 +139,43 @@ static void welcome(struct member *member)
 	ivshmem_server_send(member->server, member->id, -1);
 	ivshmem_server_send(member->server, -1, member->section_fd);
 	for (size_t i = 0; i < region->n_members; i++)
-		if (&region->members[i] != member && member_is_connected(&region->members[i]))
+		if (&region->members[i] != member && member_is_ready(&region->members[i]))
 			introduce(member, &region->members[i]);
 	introduce(member, member);
+}
+
+static void on_clean(int r, void *userdata)
+{
+	struct member *member = userdata;
+	struct region *region = member->region;
+	char name[FDSTORE_NAME_SIZE];
+
+	member->reset = NULL;
+	if (r >= 0)
+		r = write_header(member);
+	if (r < 0)
+		log_error("section of VM %s in region %s: %s", member->vm->name, region->name,
+			  strerror(-r));
+	welcome(member);
+	/* not before: a connection without its welcome is of no use to a successor */
+	connection_name(member, 'c', name);
+	fdstore_put(name, ivshmem_server_fd(member->server));
+	for (size_t i = 0; i < region->n_members; i++)
+		if (&region->members[i] != member && member_is_ready(&region->members[i]))
+			introduce(&region->members[i], member);
 }
 
 static void on_connected(void *userdata)
 {
 	struct member *member = userdata;
 	struct region *region = member->region;
-	char name[FDSTORE_NAME_SIZE];
-	int r = reset_section(member);
+	int r;
 
-	if (r < 0)
-		log_error("section of VM %s in region %s: %s", member->vm->name, region->name,
-			  strerror(-r));
 	log_info("VM %s: device of region %s connected", member->vm->name, region->name);
-	connection_name(member, 'c', name);
-	fdstore_put(name, ivshmem_server_fd(member->server));
-	welcome(member);
-	for (size_t i = 0; i < region->n_members; i++)
-		if (&region->members[i] != member)
-			introduce(&region->members[i], member);
+	r = scrub_start(region->manager->event, member->section_fd, 0, region->section_size,
+			SCRUB_EMPTY, on_clean, member, &member->reset);
+	if (r != 0)
+		on_clean(r < 0 ? r : 0, member);
 }
 
 /* announce_gone() - to every other member: its id without an fd */
@@ -171,7 +184,7 @@ static void announce_gone(struct member *member)
 	struct region *region = member->region;
 
 	for (size_t i = 0; i < region->n_members; i++)
-		if (&region->members[i] != member)
+		if (&region->members[i] != member && member_is_ready(&region->members[i]))
 			ivshmem_server_send(region->members[i].server, member->id, -1);
 }
 
@@ -181,6 +194,7 @@ static void on_gone(void *userdata)
 	char name[FDSTORE_NAME_SIZE];
 
 	log_info("VM %s: device of region %s is gone", member->vm->name, member->region->name);
+	member->reset = scrub_cancel(member->reset);
 	connection_name(member, 'c', name);
 	fdstore_remove(name);
 	announce_gone(member);
@@ -297,7 +311,7 @@ static int open_section(struct member *member, const struct region_config *confi
 	if (r < 0)
 		log_error("%s/%s: %s", region->manager->tree.path, path, strerror(-r));
 	else if (fresh)
-		r = reset_section(member);
+		r = write_header(member);
 	return r;
 }
 
@@ -333,6 +347,7 @@ static void member_init(struct member *member, struct region *region, struct vm 
 {
 	*member = (struct member){.region = region, .vm = vm, .id = id, .section_fd = -1};
 	alloc_init(&member->alloc, SIVSHM_PAGE_SIZE, region->section_size);
+	LIST_INIT(&member->emptying);
 	for (size_t v = 0; v < ELEMENTSOF(member->bells); v++)
 		member->bells[v] = -1;
 }
@@ -385,6 +400,9 @@ static void member_done(struct member *member, bool forget)
 {
 	char name[FDSTORE_NAME_SIZE], path[RUNTIME_NAME_SIZE];
 
+	while (!LIST_EMPTY(&member->emptying))
+		emptying_free(LIST_FIRST(&member->emptying));
+	member->reset = scrub_cancel(member->reset);
 	member->server = ivshmem_server_free(member->server);
 	for (size_t v = 0; v < ELEMENTSOF(member->bells); v++) {
 		if (forget && member->bells[v] >= 0) {

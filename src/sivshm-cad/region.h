@@ -6,14 +6,25 @@
 #ifndef CAD_REGION_H
 #define CAD_REGION_H
 
+#include <sys/queue.h>
+
 #include "alloc.h"
 #include "config.h"
 #include "ivshmem-server.h"
+#include "scrub.h"
 #include "sivshm_table.h"
 
 struct manager;
 struct region;
 struct vm;
+
+/** struct emptying - a large window on its way back to the system; in quarantine until then */
+struct emptying {
+	LIST_ENTRY(emptying) entry;
+	struct member *member;
+	struct scrub *scrub;
+	uint64_t offset;
+};
 
 /** struct member - one VM's part; owned by the region */
 struct member {
@@ -22,6 +33,8 @@ struct member {
 	uint32_t id; /* ivshmem peer id */
 	int section_fd;
 	struct alloc alloc;	       /* of the section */
+	LIST_HEAD(, emptying) emptying;
+	struct scrub *reset; /* a QEMU waits for its welcome until the section is clean */
 	int bells[SIVSHM_MAX_VECTORS]; /* eventfds; the same as long as the region lives */
 	struct ivshmem_server *server;
 };
@@ -56,11 +69,11 @@ int region_set_readers(struct region *region, const struct region_config *config
 void region_announce_restored(struct region *region);
 
 bool member_is_connected(const struct member *member);
+/** member_is_ready() - connected, and told all it has to know */
+bool member_is_ready(const struct member *member);
 /** member_ring() - vector 0: the grant table changed */
 void member_ring(struct member *member);
-/** member_grant_window() - take a zeroed window that has memory behind it; -ENOSPC */
-int member_grant_window(struct member *member, uint64_t size, uint64_t *ret_offset);
-/** member_give_window() - nobody maps it any more: its memory goes back to the system */
+/** member_give_window() - nobody maps it any more: its memory goes back to the system, then it is free */
 void member_give_window(struct member *member, uint64_t offset, uint64_t size);
 
 #endif

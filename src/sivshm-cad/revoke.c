@@ -32,7 +32,7 @@ int revoke_channel(struct manager *m, const char *id, const char *reason)
 	if (hex_decode(id, bytes, sizeof(bytes)) < 0)
 		return -ENOENT;
 	c = channel_find(m, bytes);
-	if (!c || strcmp(channel_state(c), "revoked") == 0)
+	if (!c || !c->published || strcmp(channel_state(c), "revoked") == 0)
 		return -ENOENT;
 	format_reason(reason, text);
 	log_with(LOG_NOTICE, (.id = LOG_ID_REVOKED, .channel = id), "channel %s %s", id, text);
@@ -51,6 +51,8 @@ static void end_channels(struct manager *m)
 		char reason[REASON_SIZE];
 
 		next = TAILQ_NEXT(c, entry);
+		if (!c->published) /* its session has been looked at */
+			continue;
 		channel_name(c, END_FROM, &from);
 		channel_name(c, END_TO, &to);
 		policy_decide(m->config, &m->revoked, &from, &to, &d);

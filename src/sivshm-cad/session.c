@@ -21,7 +21,7 @@
 enum session_state {
 	SESSION_INCOMING,  /* A waits for Connect, B was asked */
 	SESSION_OFFERED,   /* A has SH..SF */
-	SESSION_FINISHING, /* A waits for Confirm, B has CC..CF */
+	SESSION_FINISHING, /* A waits for Confirm, B has CC..CF; later, the windows are zeroed */
 	SESSION_GRANTED,   /* both have a grant, Opened is due */
 };
 
@@ -37,6 +37,7 @@ struct session {
 	struct rpc_call *call;		  /* to B, under way */
 	size_t call_bytes;		  /* charged to to_vm->relay_bytes */
 	uint8_t exporter[EXPORTER_SIZE];  /* A's */
+	struct channel *prepared;	  /* not published yet */
 	uint8_t channel[CHANNEL_ID_SIZE]; /* GRANTED */
 	bool opened[N_ENDS];
 	sd_event_source *timer;
@@ -66,6 +67,7 @@ static void session_free(struct session *s)
 		return;
 	rpc_call_cancel(s->call);
 	call_done(s);
+	channel_abandon(s->prepared);
 	rpc_request_drop(s->request);
 	s->from_vm->n_sessions--;
 	TAILQ_REMOVE(&s->manager->sessions, s, entry);
@@ -384,6 +386,39 @@ static void announce_grant(struct session *s, const struct channel *c)
 	control_notify(s->to_vm, "Granted", msg_granted_encode(&granted));
 }
 
+static int publish(struct session *s, struct failure *error)
+{
+	struct channel *c = s->prepared;
+	int r = channel_publish(c, error);
+
+	if (r < 0)
+		return r;
+	s->prepared = NULL;
+	s->state = SESSION_GRANTED;
+	memcpy(s->channel, c->id, sizeof(s->channel));
+	if (start_timer(s) < 0) {
+		channel_withdraw(c, "not-opened");
+		return failure_set(error, ERR_NO_MEMORY, "out of memory");
+	}
+	announce_grant(s, c);
+	return 0;
+}
+
+static void on_prepared(struct channel *c, int r, void *userdata)
+{
+	struct session *s = userdata;
+	struct failure why;
+
+	(void)c;
+	if (r == -ENODEV)
+		failure_set(&why, ERR_CLOSED, "the device of a VM went away");
+	else if (r < 0)
+		failure_set(&why, ERR_NO_MEMORY, "no memory for the windows: %s", strerror(-r));
+	if (r < 0 || publish(s, &why) < 0)
+		session_fail(s, NULL, &why);
+}
+
+/* identities right, EKM equal: allocate, zero, write both grants, ring vector 0 */
 static int grant(struct session *s, struct failure *error)
 {
 	const struct channel_request request = {
@@ -393,20 +428,10 @@ static int grant(struct session *s, struct failure *error)
 		.to_vm = s->to_vm,
 		.ring_size = s->ring_size,
 	};
-	struct channel *c;
-	int r = channel_grant(s->manager, &request, &c, error);
+	int r = channel_prepare(s->manager, &request, on_prepared, s, &s->prepared, error);
 
-	if (r < 0)
-		return r;
-	s->state = SESSION_GRANTED;
-	memcpy(s->channel, c->id, sizeof(s->channel));
 	OPENSSL_cleanse(s->exporter, sizeof(s->exporter));
-	if (start_timer(s) < 0) {
-		channel_withdraw(c, "not-opened");
-		return failure_set(error, ERR_NO_MEMORY, "out of memory");
-	}
-	announce_grant(s, c);
-	return 0;
+	return r > 0 ? publish(s, error) : r;
 }
 
 static void on_finished(struct rpc_link *link, json_t *result, const struct failure *error,
