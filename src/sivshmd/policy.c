@@ -141,7 +141,7 @@ static bool act_allowed(const struct policy_service *s, const struct policy_ques
 	case POLICY_BE:
 		break;
 	}
-	return true;
+	return verdict(v, true, &s->line, "the caller is service %s", s->name);
 }
 
 void policy_decide(const struct policy *p, const struct policy_question *q,

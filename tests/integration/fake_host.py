@@ -134,7 +134,7 @@ class FakeHost:
         self.lock = threading.RLock()
         self.kernels, self.paths, self.servers = {}, {}, {}
         self.connections, self.listening, self.sessions, self.log = {}, {}, {}, []
-        self.hooks = {}
+        self.hooks, self.epochs = {}, {}
         self.channels = []  # ((vm, slot, generation), (vm, slot, generation)) that exist
         self.time_shift = 2  # certificates begin now, and may not be of the future
 
@@ -185,6 +185,7 @@ class FakeHost:
     def forget(self, vm):
         """Sessions and listeners of one VM."""
         with self.lock:
+            self.epochs[vm] = self.epochs.get(vm, 0) + 1
             self.listening[vm].clear()
             for number in [n for n, s in self.sessions.items() if vm in (s["a"], s["b"])]:
                 session = self.sessions.pop(number)
@@ -206,9 +207,12 @@ class FakeHost:
             self.log.append((vm, method, params))
         hook = self.hooks.get((vm, method))
         if hook:
+            epoch = self.epochs.get(vm)
             result = hook(self, vm, params)
             if result is not None:
                 return result
+            if method != "Hello" and epoch != self.epochs.get(vm):
+                return NOTHING  # of a time before Hello
         return getattr(self, "on_" + method)(connection, vm, params)
 
     def id_of(self, vm, service):
