@@ -27,7 +27,7 @@ FOREIGN_ADDR, SPARE_ADDR = 0x18, 0x19
 @pytest.fixture(scope="session")
 def programs(image):
     """Module, test module and puppet: {name: bytes}."""
-    work, log = paths.BUILD / "kmod-tests", paths.BUILD / "kmod-tests.log"
+    work, log = paths.BUILD / "kmod-tests" / image.kver, paths.BUILD / "kmod-tests.log"
     work.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     script, kernel = paths.ROOT / "src/kmod/build-module", f"/lib/modules/{image.kver}/build"
@@ -217,7 +217,7 @@ def test_open_refusals(k):
     assert error_of(k.open, 3, generation, reserved=1) == "EINVAL"
     assert error_of(k.open, 3, generation, uid=0xffffffff) == "EINVAL"
     assert error_of(k.owner.open, 3, generation, UID, 0) == "EINVAL"
-    for state in (FREE, DRAINING, REVOKED, 4, 0xffffffff):
+    for state in (FREE, REVOKED, 4, 0xffffffff):
         k.host.set_state(k.vm, 3, state)
         assert error_of(k.open, 3, generation) == "ESTALE", state
     k.host.set_state(k.vm, 3, ACTIVE)
@@ -740,6 +740,19 @@ def test_draining(k):
     assert channel.worker.peek(rx, 10) == bytes(10)
 
 
+def test_open_while_draining(k):
+    """A peer that sent and closed before the channel was opened here is heard all the same."""
+    k.other.section.write(PAGE, b"last words")
+    channel = k.channel(0, state=DRAINING)
+    assert k.events() == ["DRAINING"]
+    assert channel.info().state == DRAINING
+    assert channel.worker.peek(channel.map_rx(), 10) == b"last words"
+    assert channel.poll() == POLLHUP | POLLRDHUP
+    assert error_of(channel.notify) == "EPIPE"
+    assert error_of(channel.wait, kmod.FOREVER) == "EPIPE"
+    k.revoke(channel)
+
+
 def test_draining_wakes_sleepers(k):
     waiter, poller = k.channel(0), k.channel(1)
     waiter.begin_wait()
@@ -928,6 +941,7 @@ def test_hot_unplug_of_own_section(k):
     assert k.events() == ["REVOKED"]
     assert error_of(channel.notify) == "ENOLINK"
     channel.worker.poke(tx, b"into nothing")
+    k.host.renew_bells(k.vm)
     # QEMU has let go of its connection; a new one is a new chardev
     k.guest.qmp.command("chardev-remove", id="own")
     k.guest.qmp.command("chardev-add", id="own", backend={
