@@ -263,6 +263,7 @@ def test_cancel(listening, step, who):
     advance(h, step)
     session = h.session or h.request["params"]["session"]
     if step == "opened":
+        other.daemon.call("Unlisten", service="nothing")  # what it said before has been heard
         refused(NO_OBJECT, lambda: victim.daemon.call("Cancel", session=session))
         return
     assert victim.daemon.call("Cancel", session=session) == {}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What region.c (building) and member.c (living) share. */
+#ifndef CAD_MEMBER_INTERNAL_H
+#define CAD_MEMBER_INTERNAL_H
+
+#include "fdstore.h"
+#include "region.h"
+
+extern const struct ivshmem_handler member_ivshmem_handler; /* userdata: the member */
+
+/** member_stored_name() - in the fd store: 'l' socket, 'c' connection; @ret has FDSTORE_NAME_SIZE bytes */
+void member_stored_name(const struct member *member, char prefix, char *ret);
+/** member_write_header() - the first page says what the section is */
+int member_write_header(struct member *member);
+/** member_announce_gone() - to every other member: its id without an fd */
+void member_announce_gone(struct member *member);
+void member_stop_scrubbing(struct member *member);
+
+#endif

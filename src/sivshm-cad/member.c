@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A member's section memory, doorbell and ivshmem connection. */
+#include <endian.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "channel.h"
+#include "log.h"
+#include "manager.h"
+#include "member-internal.h"
+#include "vm.h"
+
+bool member_is_connected(const struct member *member)
+{
+	return member->server && ivshmem_server_is_connected(member->server);
+}
+
+bool member_is_ready(const struct member *member)
+{
+	return member_is_connected(member) && !member->reset;
+}
+
+void member_ring(struct member *member)
+{
+	static const uint64_t one = 1;
+
+	/* EAGAIN: it is ringing already */
+	if (member_is_connected(member) && write(member->bells[0], &one, sizeof(one)) < 0 &&
+	    errno != EAGAIN)
+		log_warning("ringing VM %s: %s", member->vm->name, strerror(errno));
+}
+
+/* section memory */
+
+static void emptying_free(struct emptying *e)
+{
+	LIST_REMOVE(e, entry);
+	scrub_cancel(e->scrub);
+	free(e);
+}
+
+static void on_emptied(int r, void *userdata)
+{
+	struct emptying *e = userdata;
+
+	e->scrub = NULL;
+	if (r < 0)
+		log_warning("section of VM %s: %s", e->member->vm->name, strerror(-r));
+	alloc_give(&e->member->alloc, e->offset);
+	emptying_free(e);
+}
+
+void member_give_window(struct member *member, uint64_t offset, uint64_t size)
+{
+	struct emptying *e = calloc(1, sizeof(*e));
+	int r;
+
+	if (!e) { /* it is zeroed when it is granted; only its memory is not given back yet */
+		alloc_give(&member->alloc, offset);
+		return;
+	}
+	e->member = member;
+	e->offset = offset;
+	LIST_INSERT_HEAD(&member->emptying, e, entry);
+	alloc_quarantine(&member->alloc, offset);
+	r = scrub_start(member->region->manager->event, member->section_fd, offset, size,
+			SCRUB_EMPTY, on_emptied, e, &e->scrub);
+	if (r != 0)
+		on_emptied(r < 0 ? r : 0, e);
+}
+
+void member_stop_scrubbing(struct member *member)
+{
+	while (!LIST_EMPTY(&member->emptying))
+		emptying_free(LIST_FIRST(&member->emptying));
+	member->reset = scrub_cancel(member->reset);
+}
+
+/* member_write_header() - nothing of the VM's last life is left here; say what the section is */
+int member_write_header(struct member *member)
+{
+	const struct sivshm_section_header header = {
+		.magic = htole64(SIVSHM_SECTION_MAGIC),
+		.abi = htole32(SIVSHM_TABLE_ABI),
+		.size = htole64(member->region->section_size),
+	};
+
+	return pwrite(member->section_fd, &header, sizeof(header), 0) == (ssize_t)sizeof(header)
+		       ? 0
+		       : -EIO;
+}
+
+/* ivshmem */
+
+void member_stored_name(const struct member *member, char prefix, char *ret)
+{
+	snprintf(ret, FDSTORE_NAME_SIZE, "%c%u.%u", prefix, member->region->number, member->id);
+}
+
+/* introduce() - tell @to how to ring @about: one message for each vector */
+static void introduce(struct member *to, struct member *about)
+{
+	for (unsigned v = 0; v < to->region->vectors; v++) {
+		bool foreign_zero = v == 0 && to != about;
+
+		ivshmem_server_send(to->server, about->id,
+				    foreign_zero ? to->region->mute_bell : about->bells[v]);
+	}
+}
+
+static void welcome(struct member *member)
+{
+	struct region *region = member->region;
+
+	ivshmem_server_send(member->server, IVSHMEM_PROTOCOL_VERSION, -1);
+	ivshmem_server_send(member->server, member->id, -1);
+	ivshmem_server_send(member->server, -1, member->section_fd);
+	for (size_t i = 0; i < region->n_members; i++)
+		if (&region->members[i] != member && member_is_ready(&region->members[i]))
+			introduce(member, &region->members[i]);
+	introduce(member, member);
+}
+
+static void on_clean(int r, void *userdata)
+{
+	struct member *member = userdata;
+	struct region *region = member->region;
+	char name[FDSTORE_NAME_SIZE];
+
+	member->reset = NULL;
+	if (r >= 0)
+		r = member_write_header(member);
+	if (r < 0)
+		log_error("section of VM %s in region %s: %s", member->vm->name, region->name,
+			  strerror(-r));
+	welcome(member);
+	/* not before: a connection without its welcome is of no use to a successor */
+	member_stored_name(member, 'c', name);
+	fdstore_put(name, ivshmem_server_fd(member->server));
+	for (size_t i = 0; i < region->n_members; i++)
+		if (&region->members[i] != member && member_is_ready(&region->members[i]))
+			introduce(&region->members[i], member);
+}
+
+static void on_connected(void *userdata)
+{
+	struct member *member = userdata;
+	struct region *region = member->region;
+	int r;
+
+	log_info("VM %s: device of region %s connected", member->vm->name, region->name);
+	r = scrub_start(region->manager->event, member->section_fd, 0, region->section_size,
+			SCRUB_EMPTY, on_clean, member, &member->reset);
+	if (r != 0)
+		on_clean(r < 0 ? r : 0, member);
+}
+
+/* member_announce_gone() - to every other member: its id without an fd */
+void member_announce_gone(struct member *member)
+{
+	struct region *region = member->region;
+
+	for (size_t i = 0; i < region->n_members; i++)
+		if (&region->members[i] != member && member_is_ready(&region->members[i]))
+			ivshmem_server_send(region->members[i].server, member->id, -1);
+}
+
+static void on_gone(void *userdata)
+{
+	struct member *member = userdata;
+	char name[FDSTORE_NAME_SIZE];
+
+	log_info("VM %s: device of region %s is gone", member->vm->name, member->region->name);
+	member->reset = scrub_cancel(member->reset);
+	member_stored_name(member, 'c', name);
+	fdstore_remove(name);
+	member_announce_gone(member);
+	channels_member_gone(member);
+	vm_refresh_layout(member->vm);
+}
+
+const struct ivshmem_handler member_ivshmem_handler = {on_connected, on_gone};
