@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,12 +50,25 @@ static const struct {
 	{DBUS_ERROR "Disconnected", -EHOSTDOWN, "the bus went away: systemctl status dbus"},
 	{DBUS_ERROR "Timeout", -ETIMEDOUT, "sivshmd does not answer: journalctl -u sivshmd"},
 	{DBUS_ERROR "LimitsExceeded", -EDQUOT, "a limit of the bus is used up"},
+	/* whoever was asked to start the daemon on demand: names that end in a point are families
+	 */
+	{DBUS_ERROR "TimedOut", -EHOSTDOWN, "sivshmd does not come up: systemctl status sivshmd"},
+	{DBUS_ERROR "Spawn.", -EHOSTDOWN, "sivshmd cannot be started: systemctl start sivshmd"},
+	{"org.freedesktop.systemd1.", -EHOSTDOWN,
+	 "sivshmd cannot be started: systemctl start sivshmd"},
 };
+
+static bool is_error(const char *name, const char *pattern)
+{
+	size_t n = strlen(pattern);
+
+	return pattern[n - 1] == '.' ? strncmp(name, pattern, n) == 0 : strcmp(name, pattern) == 0;
+}
 
 static const char *advice_for(const char *name)
 {
 	for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++)
-		if (name && !strcmp(errors[i].name, name))
+		if (name && is_error(name, errors[i].name))
 			return errors[i].advice;
 	return "see `journalctl -u sivshmd`";
 }
@@ -62,7 +76,7 @@ static const char *advice_for(const char *name)
 int bus_error_to_errno(const char *name)
 {
 	for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++)
-		if (name && !strcmp(errors[i].name, name))
+		if (name && is_error(name, errors[i].name))
 			return errors[i].r;
 	return -EIO;
 }

@@ -25,7 +25,7 @@ const struct daemon host_daemon = {
 };
 
 static const struct {
-	const char *ending;
+	const char *ending; /* one that ends in a point may stand anywhere: a family of names */
 	int exit_code;
 	const char *advice; /* %s: the unit */
 } known[] = {
@@ -44,12 +44,18 @@ static const struct {
 	{"Error.NoSuchChannel", EXIT_FAILURE, "`sivshmctl channels` lists them"},
 	{"Error.BadConfiguration", EXIT_FAILURE, "the old configuration stays in force"},
 	{"DBus.Error.InvalidArgs", EXIT_FAILURE, "check the name"},
+	{"DBus.Error.Timeout", EXIT_DOWN, "%s does not answer: journalctl -u %s"},
+	{"DBus.Error.TimedOut", EXIT_DOWN, "%s does not come up: systemctl status %s"},
+	{"DBus.Error.Spawn.", EXIT_DOWN, "%s cannot be started: systemctl start %s"},
+	{"org.freedesktop.systemd1.", EXIT_DOWN, "%s cannot be started: systemctl start %s"},
 };
 
-static bool ends_with(const char *text, const char *ending)
+static bool matches(const char *text, const char *ending)
 {
 	size_t a = strlen(text), b = strlen(ending);
 
+	if (ending[b - 1] == '.')
+		return strstr(text, ending);
 	return a >= b && !strcmp(text + a - b, ending);
 }
 
@@ -58,7 +64,7 @@ static bool ends_with(const char *text, const char *ending)
 static int print_error(const struct daemon *d, const char *method, const sd_bus_error *e)
 {
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
-		if (!ends_with(e->name, known[i].ending))
+		if (!matches(e->name, known[i].ending))
 			continue;
 		fprintf(stderr, "sivshmctl: %s on %s: %s (%s); ", method, d->where,
 			e->message ?: "failed", e->name);
