@@ -17,6 +17,7 @@
 #include "cleanup.h"
 
 #define FDSTORE_NAME_SIZE 96
+#define FDSTORE_SIZE 8192 /* FileDescriptorStoreMax= of units/sivshm-cad.service */
 
 struct fdstore;
 

@@ -13,6 +13,7 @@
 #include "revoke.h"
 #include "vm.h"
 
+#define BUS_RETRY_USEC (3 * 1000000ULL)
 #define BUS_ERROR(name) "org.sivshm.ca1.Error." name
 #define NO_SUCH_VM BUS_ERROR("NoSuchVM")
 #define NO_SUCH_SERVICE BUS_ERROR("NoSuchService")
@@ -252,10 +253,18 @@ static const sd_bus_vtable manager_vtable[] = {
 
 /* life */
 
+static void say_ready(struct manager *m)
+{
+	void (*ready)(struct manager * m) = on_ready;
+
+	on_ready = NULL;
+	if (ready)
+		ready(m);
+}
+
 static int on_name(sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
 	const sd_bus_error *e = sd_bus_message_get_error(reply);
-	struct manager *m = userdata;
 	uint32_t result = 0;
 
 	(void)error;
@@ -263,15 +272,18 @@ static int on_name(sd_bus_message *reply, void *userdata, sd_bus_error *error)
 		log_error("bus name " CA_BUS_NAME ": %s", e->message);
 	else if (sd_bus_message_read(reply, "u", &result) >= 0 && result != 1)
 		log_error("bus name " CA_BUS_NAME " is taken: another sivshm-cad runs");
-	on_ready(m);
+	say_ready(userdata);
 	return 0;
 }
+
+static void retry_later(struct manager *m);
 
 static int on_disconnected(sd_bus_message *msg, void *userdata, sd_bus_error *error)
 {
 	(void)msg, (void)error;
-	log_warning("the bus went away; going on without it");
+	log_warning("the bus went away; going on without it until it is back");
 	manager_bus_stop(userdata);
+	retry_later(userdata);
 	return 0;
 }
 
@@ -291,22 +303,46 @@ static int export_object(struct manager *m)
 	return r;
 }
 
-int manager_bus_start(struct manager *m, void (*ready)(struct manager *m))
+static int connect_bus(struct manager *m)
 {
 	int r = bus_open(m->event, m->options->bus_address, &m->bus);
 
-	on_ready = ready;
 	if (r >= 0)
 		r = export_object(m);
+	if (r < 0)
+		manager_bus_stop(m);
+	return r;
+}
+
+static int on_retry(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	(void)source, (void)usec;
+	if (connect_bus(userdata) < 0)
+		retry_later(userdata);
+	return 0;
+}
+
+static void retry_later(struct manager *m)
+{
+	m->bus_retry = sd_event_source_disable_unref(m->bus_retry);
+	sd_event_add_time_relative(m->event, &m->bus_retry, CLOCK_MONOTONIC, BUS_RETRY_USEC, 0,
+				   on_retry, m);
+}
+
+int manager_bus_start(struct manager *m, void (*ready)(struct manager *m))
+{
+	int r = connect_bus(m);
+
+	on_ready = ready;
 	if (r >= 0)
 		return 0;
-	manager_bus_stop(m);
 	if (m->options->bus_address) {
 		log_error("bus %s: %s", m->options->bus_address, strerror(-r));
 		return r;
 	}
 	log_warning("no system bus (%s); going on without D-Bus", strerror(-r));
-	ready(m);
+	retry_later(m);
+	say_ready(m);
 	return 0;
 }
 
@@ -314,6 +350,7 @@ void manager_bus_stop(struct manager *m)
 {
 	m->access = bus_access_free(m->access);
 	m->bus = sd_bus_flush_close_unref(m->bus);
+	m->bus_retry = sd_event_source_disable_unref(m->bus_retry);
 }
 
 /* signals */

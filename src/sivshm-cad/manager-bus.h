@@ -11,8 +11,8 @@ struct manager;
 #define CA_ACTION "org.sivshm.ca1.manage"
 
 /**
- * manager_bus_start() - connect, export the object, ask for the name
- * @ready: called once, from the loop or from here: the name is there, or there will be none
+ * manager_bus_start() - connect, export the object, ask for the name; a bus that goes away is looked for again
+ * @ready: called once, from the loop or from here: the name is there, or there is none for now
  */
 int manager_bus_start(struct manager *m, void (*ready)(struct manager *m));
 void manager_bus_stop(struct manager *m);

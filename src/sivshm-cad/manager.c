@@ -108,6 +108,20 @@ static void end_absent(struct manager *m)
 	}
 }
 
+static void report_restored(const struct manager *m)
+{
+	unsigned channels = 0, devices = 0;
+	const struct channel *c;
+
+	for (c = TAILQ_FIRST(&m->channels); c; c = TAILQ_NEXT(c, entry))
+		channels++;
+	for (size_t i = 0; i < m->n_regions; i++)
+		for (size_t j = 0; j < m->regions[i]->n_members; j++)
+			devices += member_is_connected(&m->regions[i]->members[j]);
+	if (channels + devices > 0)
+		log_info("went on with %u devices and %u channels", devices, channels);
+}
+
 static int restore(struct manager *m)
 {
 	int r = reload_objects(m);
@@ -117,6 +131,7 @@ static int restore(struct manager *m)
 	if (r < 0)
 		return r;
 	end_absent(m);
+	report_restored(m);
 	for (size_t i = 0; i < m->n_vms; i++)
 		vm_refresh_layout(m->vms[i]);
 	m->restored = fdstore_close(m->restored, true);

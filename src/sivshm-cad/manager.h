@@ -38,6 +38,7 @@ struct manager {
 	const struct options *options;
 	sd_event *event;
 	sd_bus *bus; /* NULL: none */
+	sd_event_source *bus_retry;
 	struct bus_access *access;
 	sd_event_source *expire_timer;
 

@@ -163,6 +163,56 @@ static int make_regions(struct manager *m)
 	return r;
 }
 
+/* sweeping: what a predecessor made for another configuration holds memory, and shows it to its
+ * readers */
+
+static bool is_vm(const char *name, void *config)
+{
+	return config_find_vm(config, name);
+}
+
+static bool is_region(const char *name, void *config)
+{
+	return config_find_region(config, name);
+}
+
+static bool is_member(const char *name, void *region)
+{
+	return region_config_member(region, name) >= 0;
+}
+
+static void sweep(struct manager *m)
+{
+	char path[64];
+
+	tree_sweep(&m->tree, "vm", is_vm, m->config);
+	tree_sweep(&m->tree, "region", is_region, m->config);
+	for (size_t i = 0; i < m->config->n_regions; i++) {
+		snprintf(path, sizeof(path), "region/%s", m->config->regions[i].name);
+		tree_sweep(&m->tree, path, is_member, &m->config->regions[i]);
+	}
+}
+
+/* advise() - what is allowed, but not what one wants */
+static void advise(const struct config *config)
+{
+	size_t fds = 2 * config->n_vms;
+
+	for (size_t i = 0; i < config->n_regions; i++)
+		fds += 1 + config->regions[i].n_members * (config->regions[i].vectors + 2);
+	if (fds > FDSTORE_SIZE)
+		log_warning(
+			"%zu descriptors are to be kept over a restart, FileDescriptorStoreMax= is "
+			"%u: some machines would lose their devices",
+			fds, FDSTORE_SIZE);
+	for (size_t i = 0; i < config->n_vms; i++)
+		for (size_t j = 0; j < i; j++)
+			if (config->vms[i].uid == config->vms[j].uid)
+				log_warning("VMs %s and %s have the same User=: nothing keeps one "
+					    "QEMU from the other",
+					    config->vms[j].name, config->vms[i].name);
+}
+
 static int check_restored(struct manager *m)
 {
 	struct conf_error error;
@@ -179,8 +229,11 @@ int reload_objects(struct manager *m)
 {
 	int r = make_vms(m);
 
+	advise(m->config);
 	if (r >= 0)
 		r = check_restored(m);
+	if (r >= 0 && m->restored)
+		sweep(m);
 	if (r >= 0)
 		r = make_regions(m);
 	for (size_t i = 0; i < m->n_regions && r >= 0; i++)

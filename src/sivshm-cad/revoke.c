@@ -136,6 +136,6 @@ int revoke_undo(struct manager *m, const char *name)
 {
 	if (!revocations_remove(&m->revoked, name))
 		return -ENOENT;
-	log_with(LOG_NOTICE, (.id = LOG_ID_REVOKED), "%s restored", name);
+	log_with(LOG_NOTICE, (.id = LOG_ID_RESTORED), "%s restored", name);
 	return state_save_revoked(m);
 }

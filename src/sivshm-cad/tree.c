@@ -56,22 +56,49 @@ int tree_make_dir(const struct tree *tree, const char *name, unsigned mode, uint
 	return 0;
 }
 
+static DIR *open_dir(int parent, const char *name)
+{
+	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+
+	if (!dir && fd >= 0)
+		close(fd);
+	return dir;
+}
+
+/* remove_entry() - a file, or a folder with files in it */
+static void remove_entry(int parent, const char *name)
+{
+	struct dirent *entry;
+	DIR *dir;
+
+	if (unlinkat(parent, name, 0) == 0)
+		return;
+	dir = open_dir(parent, name);
+	while (dir && (entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			unlinkat(dirfd(dir), entry->d_name, 0);
+	if (dir)
+		closedir(dir);
+	unlinkat(parent, name, AT_REMOVEDIR);
+}
+
 void tree_remove_dir(const struct tree *tree, const char *name)
 {
-	int fd = openat(tree->fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	remove_entry(tree->fd, name);
+}
+
+void tree_sweep(const struct tree *tree, const char *name,
+		bool (*keep)(const char *entry, void *userdata), void *userdata)
+{
+	DIR *dir = open_dir(tree->fd, name);
 	struct dirent *entry;
 
-	if (!dir) {
-		if (fd >= 0)
-			close(fd);
-		return;
-	}
-	while ((entry = readdir(dir)))
-		if (entry->d_name[0] != '.')
-			unlinkat(fd, entry->d_name, 0);
-	closedir(dir);
-	unlinkat(tree->fd, name, AT_REMOVEDIR);
+	while (dir && (entry = readdir(dir)))
+		if (entry->d_name[0] != '.' && !keep(entry->d_name, userdata))
+			remove_entry(dirfd(dir), entry->d_name);
+	if (dir)
+		closedir(dir);
 }
 
 static int socket_address(const struct tree *tree, const char *name, struct sockaddr_un *ret)

@@ -23,6 +23,10 @@ int tree_make_dir(const struct tree *tree, const char *name, unsigned mode, uint
 /** tree_remove_dir() - with the files in it; not deeper */
 void tree_remove_dir(const struct tree *tree, const char *name);
 
+/** tree_sweep() - remove what @keep does not want from folder @name, folders one level down included */
+void tree_sweep(const struct tree *tree, const char *name,
+		bool (*keep)(const char *entry, void *userdata), void *userdata);
+
 /** tree_listen() - a stream socket that @gid may connect to */
 int tree_listen(const struct tree *tree, const char *name, uint32_t gid, int *ret_fd);
 bool tree_has_socket(const struct tree *tree, const char *name);

@@ -281,6 +281,51 @@ def test_without_a_bus(cad):
     cad.bus_address = address
 
 
+def test_bus_goes_away_and_comes_back(cad, tmp_path):
+    from lab.host import PrivateBus
+    bus = PrivateBus(tmp_path / "bus").start()
+    cad.bus_address = bus.address
+    try:
+        cad.start()
+        assert cad.vms()
+        cad.connection.set_exit_on_close(False)
+        bus.process.kill()
+        bus.process.wait()
+        wait_for(lambda: "the bus went away" in cad.log(), what="the daemon noticed")
+        cad.connection = None
+        a, b = Vm(cad, "a", UID_A).boot(), Vm(cad, "b", UID_B).boot()  # nobody else did
+        b.daemon.call("Listen", service="dashboard")
+        Handshake(a, b).run()
+        bus.socket.unlink()
+        bus.start()
+
+        def answers():
+            try:
+                return cad.channels()
+            except BusError:
+                return None
+        assert wait_for(answers, 10, "the name is back")[0]["state"] == "active"
+        a.close(), b.close()
+    finally:
+        cad.connection = None
+        bus.close()
+
+
+def test_leftovers_of_another_configuration(channel):
+    """Files that nobody may read any more do not stay."""
+    cad, a, b, h = channel
+    cad.stop()
+    a.close(), b.close()
+    (cad.runtime / "region/demo/stranger").write_bytes(b"x")
+    cad.configure({**{k: v for k, v in CONFIG.items() if k == "ca.conf"}, "vm.d/a.conf": f"[VM a]\nUser={UID_A}\n",
+                   "vm.d/c.conf": f"[VM c]\nUser={UID_A}\n", "region.d/new.conf": "[Region new]\nMembers=a c\n"})
+    cad.store.forget()
+    cad.start()
+    assert sorted(os.listdir(cad.runtime / "vm")) == ["a", "c"]
+    assert os.listdir(cad.runtime / "region") == ["new"]
+    assert "VMs a and c have the same User=" in cad.log()
+
+
 def test_options(cad):
     done = subprocess.run([cad.binary, "--help"], capture_output=True, text=True)
     assert done.returncode == 0

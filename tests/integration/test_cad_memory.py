@@ -308,3 +308,87 @@ def test_64_channels(cad):
     assert len({g["channel"] for g in grants}) == 64
     assert cad.vms()["a"]["used"] == 64
     a.close(), b.close()
+
+
+LARGE = {**CONFIG, "region.d/10-demo.conf": "[Region demo]\nMembers=a b\nSectionSize=512M\n",
+         "policy.d/10-demo.conf": "[Allow a/sensor b/dashboard]\nMaxRingSize=128M\n"}
+
+
+def large(cad):
+    cad.configure(LARGE)
+    cad.start()
+    cad.bus()
+    a, b = Vm(cad, "a", UID_A).boot(), Vm(cad, "b", UID_B).boot()
+    a.device.drain(), b.device.drain()
+    b.daemon.call("Listen", service="dashboard")
+    return a, b
+
+
+def used(cad, name):
+    return os.stat(cad.runtime / "region/demo" / name).st_blocks * 512
+
+
+def test_large_windows(cad):
+    """Zeroed in steps: memory comes and goes, and the others are served meanwhile."""
+    a, b = large(cad)
+    a.device.map[4096:4096 + 5] = b"stale"
+    h = Handshake(a, b, ring=128 << 20).connect()
+    h.incoming()
+    h.offer()
+    h.confirm()
+    h.finish()
+    began = time.monotonic()
+    b.daemon.call("Listen", service="dashboard")  # long before the windows are ready
+    waited = time.monotonic() - began
+    h.granted().opened()
+    assert waited < (time.monotonic() - began) / 2
+    grant = a.table.grant(h.at_a["slot"])
+    assert grant["tx_size"] == (128 << 20) + 4096
+    assert a.device.map[4096:4096 + 5] == bytes(5)
+    assert used(cad, "a") >= 128 << 20
+    a.daemon.call("Released", **h.at_a)
+    b.daemon.call("Released", **h.at_b)
+    wait_for(lambda: cad.members()["a"]["quarantined"] == cad.members()["b"]["quarantined"] == 0, what="emptied")
+    assert used(cad, "a") < 1 << 20 and used(cad, "b") < 1 << 20
+    a.close(), b.close()
+
+
+@pytest.mark.parametrize("how", ["device", "port", "cancel", "revoke", "stop"])
+def test_end_while_windows_are_zeroed(cad, how):
+    a, b = large(cad)
+    for _ in range(3):
+        h = Handshake(a, b, ring=128 << 20).connect()
+        h.incoming()
+        h.offer()
+        h.confirm()
+        h.finish()
+        wait_for(lambda: cad.members()["a"]["granted"], what="windows are taken")
+        if how == "device":
+            b.unplug()
+            wait_for(lambda: not cad.vms()["b"]["connected"], what="b is gone")
+            b.plug()
+        elif how == "port":
+            a.daemon.close()
+            wait_for(lambda: not cad.vms()["a"]["control"], what="port is free")
+            a.start_daemon()
+        elif how == "cancel":
+            a.daemon.call("Cancel", session=h.session)
+        elif how == "revoke":
+            cad.call("RevokeService", "ss", "a/sensor", "x")
+            cad.call("Restore", "s", "a/sensor")
+        else:
+            return
+        wait_for(lambda: all(m["granted"] == m["quarantined"] == 0 for m in cad.members().values()), what="given back")
+        assert not cad.channels() and a.table.states() == b.table.states() == {}
+    a.close(), b.close()
+
+
+def test_large_section_is_clean_before_it_is_used(cad):
+    a, b = large(cad)
+    a.device.map[400 << 20] = 1
+    os.posix_fallocate(a.device.shm, 0, 512 << 20)
+    a.unplug()
+    wait_for(lambda: not cad.vms()["a"]["connected"], what="a is gone")
+    a.plug()
+    assert a.device.map[400 << 20] == 0 and a.device.map[:8] == b"SIVSHMS1"
+    a.close(), b.close()
