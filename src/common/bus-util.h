@@ -48,7 +48,7 @@ struct bus_sender {
  */
 struct bus_access;
 
-#define BUS_ACCESS_MAX 256
+#define BUS_ACCESS_MAX 4096 /* what the 256 connections of one user can have */
 #define BUS_ACCESS_MAX_PER_SENDER 16
 #define BUS_ACCESS_MAX_POLKIT 32 /* polkit may wait for people: these leave room for the others */
 

@@ -355,6 +355,7 @@ static int deliver(struct session *s, int *fd)
 	ready.steps = s->steps;
 	ready.handshake_usec = steps_elapsed(&s->steps);
 	r = listener_deliver(s->listener, &ready);
+	channel_announce(channel);
 	if (r < 0)
 		return r;
 	TAKE_PTR(certificate);
@@ -373,8 +374,8 @@ static void on_opened(int opened, const struct failure *error, void *userdata)
 		return;
 	}
 	steps_ended(&s->steps, "opened");
-	manager_opened(s->manager, s->id, &s->ref);
 	r = deliver(s, &fd);
+	manager_opened(s->manager, s->id, &s->ref);
 	if (r < 0)
 		log_plain(LOG_ERR, "A connection cannot be delivered: %s", strerror(-r));
 	session_free(s);

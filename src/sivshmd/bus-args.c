@@ -47,8 +47,7 @@ static int read_value(sd_bus_message *m, const struct bus_option *o, sd_bus_erro
 	if (r < 0)
 		return r;
 	if (strcmp(contents, type) != 0)
-		return bus_args_invalid(error, "option %s has type %s, not %s", o->key, type,
-					contents);
+		return bus_args_invalid(error, "option %s has type %s", o->key, type);
 	r = sd_bus_message_enter_container(m, 'v', type);
 	if (r >= 0)
 		r = read_number(m, o->type, &value);
@@ -74,7 +73,7 @@ static int read_option(sd_bus_message *m, const struct bus_option *options, size
 		return r;
 	o = find(options, n, key);
 	if (!o)
-		return bus_args_invalid(error, "no option '%s'", key);
+		return bus_args_invalid(error, "no option '%.100s'", key);
 	if (*seen & 1ULL << (o - options))
 		return bus_args_invalid(error, "option %s is given twice", key);
 	*seen |= 1ULL << (o - options);

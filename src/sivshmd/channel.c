@@ -64,10 +64,14 @@ int channel_new(struct manager *m, const struct channel_spec *spec, struct chann
 	snprintf(c->unit, sizeof(c->unit), "%s", spec->unit);
 	set_path(c);
 	m->channels[c->ref.slot] = c;
-	log_channel(LOG_INFO, LOG_ID_CHANNEL_OPENED, c, "open");
-	channel_bus_added(c);
 	*ret = c;
 	return 0;
+}
+
+void channel_announce(struct channel *c)
+{
+	log_channel(LOG_INFO, LOG_ID_CHANNEL_OPENED, c, "open");
+	channel_bus_added(c);
 }
 
 void channels_free(struct manager *m)
@@ -317,8 +321,12 @@ static void adopt(struct manager *m, const struct sivshm_slot *s)
 	caller_unit_of_cgroup(s->cgroup, unit);
 	spec.unit = unit;
 	spec.peer = &peer;
-	if (!channel_find(m, &ref) && channel_new(m, &spec, &c) < 0)
+	if (channel_find(m, &ref))
+		return;
+	if (channel_new(m, &spec, &c) < 0)
 		log_plain(LOG_ERR, "Slot %u: out of memory", s->slot);
+	else
+		channel_announce(c);
 }
 
 void channels_adopt(struct manager *m)

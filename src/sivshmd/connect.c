@@ -28,6 +28,8 @@ struct connect {
 	sd_event_source *timer;
 	uint64_t deadline; /* CLOCK_MONOTONIC */
 	struct handshake *handshake;
+	bool has_identity;
+	struct flight server_hello; /* empty until it came */
 	bool has_session;
 	uint8_t session[SESSION_ID_SIZE];
 	struct slot_ref ref;
@@ -42,6 +44,7 @@ static void connect_free(struct connect *c)
 	rpc_call_cancel(c->call);
 	opener_stop(&c->opener);
 	handshake_free(c->handshake);
+	flight_done(&c->server_hello);
 	sd_event_source_disable_unref(c->timer);
 	sd_bus_message_unref(c->message);
 	TAILQ_REMOVE(&c->manager->connects, c, next);
@@ -132,10 +135,12 @@ static void on_opened(int fd, const struct failure *error, void *userdata)
 		return;
 	}
 	steps_ended(&c->steps, "opened");
-	manager_opened(c->manager, c->session, &c->ref);
 	r = new_channel(c, &channel);
-	if (r >= 0)
+	if (r >= 0) {
 		r = answer(c, channel_fd, channel);
+		channel_announce(channel);
+	}
+	manager_opened(c->manager, c->session, &c->ref);
 	if (r < 0)
 		/* Closing the fd makes the kernel say RELEASED, which undoes the rest. */
 		log_plain(LOG_ERR, "Connect cannot be answered: %s", strerror(-r));
@@ -175,12 +180,12 @@ static void on_confirmed(struct rpc_link *link, json_t *result, const struct fai
 }
 
 /* verify chain and id of B; CC..CF, id, EKM */
-static int send_confirm(struct connect *c, const struct flight *in, struct failure *error)
+static int send_confirm(struct connect *c, struct failure *error)
 {
 	struct msg_confirm confirm = {};
 	int r;
 
-	r = handshake_step(c->handshake, in, &confirm.flight, error);
+	r = handshake_step(c->handshake, &c->server_hello, &confirm.flight, error);
 	if (r < 0)
 		return r;
 	steps_ended(&c->steps, "server-verified");
@@ -196,7 +201,7 @@ static int send_confirm(struct connect *c, const struct flight *in, struct failu
 }
 
 /*
- * Connect: session, SH..SF
+ * Connect: session, SH..SF.  The own certificate is got meanwhile, for CH says nothing of it.
  */
 
 static int take_server_hello(struct connect *c, json_t *result, struct failure *error)
@@ -209,12 +214,10 @@ static int take_server_hello(struct connect *c, json_t *result, struct failure *
 		return r;
 	memcpy(c->session, hello.session, sizeof(c->session));
 	c->has_session = true;
-	if (c->message)
-		r = send_confirm(c, &hello.flight, error);
-	else
-		r = failure_set(error, ERR_CLOSED, "nobody waits any more");
-	flight_done(&hello.flight);
-	return r;
+	c->server_hello = hello.flight;
+	if (!c->message)
+		return failure_set(error, ERR_CLOSED, "nobody waits any more");
+	return c->has_identity ? send_confirm(c, error) : 0;
 }
 
 static void on_connected(struct rpc_link *link, json_t *result, const struct failure *error,
@@ -232,13 +235,11 @@ static void on_connected(struct rpc_link *link, json_t *result, const struct fai
 		connect_fail(c, &why);
 }
 
-static int send_client_hello(struct connect *c, const struct keypair *pair, struct failure *error)
+static int send_client_hello(struct connect *c, struct failure *error)
 {
 	char id[SPIFFE_ID_SIZE];
-	struct handshake_identity identity = {pair->key, pair->certificate, pair->chain};
 	struct handshake_config config = {
 		.initiator = true,
-		.identity = &identity,
 		.trust = control_trust(c->manager->control),
 		.peer_id = id,
 		.now = control_now(c->manager->control),
@@ -246,7 +247,6 @@ static int send_client_hello(struct connect *c, const struct keypair *pair, stru
 	struct msg_connect connect = {.to = c->peer, .ring_size = c->ring_size};
 	int r;
 
-	steps_ended(&c->steps, "certificate");
 	spiffe_id_format(control_trust_domain(c->manager->control), &c->peer, id);
 	strcpy(connect.from, c->from.service);
 	r = handshake_new(&config, &c->handshake, error);
@@ -261,6 +261,19 @@ static int send_client_hello(struct connect *c, const struct keypair *pair, stru
 	return r;
 }
 
+static int take_identity(struct connect *c, const struct keypair *pair, struct failure *error)
+{
+	struct handshake_identity identity = {pair->key, pair->certificate, pair->chain};
+	int r;
+
+	steps_ended(&c->steps, "certificate");
+	r = handshake_set_identity(c->handshake, &identity, error);
+	if (r < 0)
+		return r;
+	c->has_identity = true;
+	return c->server_hello.size > 0 ? send_confirm(c, error) : 0;
+}
+
 static void on_identity(const struct keypair *pair, const struct failure *error, void *userdata)
 {
 	struct connect *c = userdata;
@@ -270,7 +283,7 @@ static void on_identity(const struct keypair *pair, const struct failure *error,
 	if (error)
 		why = *error;
 	else
-		send_client_hello(c, pair, &why);
+		take_identity(c, pair, &why);
 	if (why.code)
 		connect_fail(c, &why);
 }
@@ -320,18 +333,33 @@ static struct connect *connect_new(struct manager *m, const struct caller *calle
 	return c;
 }
 
+/* The host is at work by now: what fails is undone there too. */
+static void want_identity(struct connect *c)
+{
+	struct failure why = {};
+	const struct keypair *pair;
+	int r;
+
+	r = identity_want(c->manager->identities, c->from.service, on_identity, c, &c->wait, &pair,
+			  &why);
+	if (r > 0)
+		r = take_identity(c, pair, &why);
+	if (r < 0)
+		connect_fail(c, &why);
+}
+
 static int begin(struct connect *c, struct failure *error)
 {
-	const struct keypair *pair;
 	int r;
 
 	r = sd_event_add_time(c->manager->event, &c->timer, CLOCK_MONOTONIC, c->deadline, 0,
 			      on_deadline, c);
 	if (r < 0)
 		return failure_set(error, ERR_FAILED, "out of memory");
-	r = identity_want(c->manager->identities, c->from.service, on_identity, c, &c->wait, &pair,
-			  error);
-	return r > 0 ? send_client_hello(c, pair, error) : r;
+	r = send_client_hello(c, error);
+	if (r >= 0)
+		want_identity(c);
+	return r;
 }
 
 int connect_start(struct manager *m, const struct caller *caller, sd_bus_message *message,

@@ -94,7 +94,6 @@ static int run(const struct options *options)
 		r = manager_start(m);
 	if (r < 0)
 		return r;
-	sd_notify(false, "READY=1\nSTATUS=Serving");
 	return sd_event_loop(m->event);
 }
 

@@ -2,6 +2,7 @@
 /*
  * org.sivshm1.Manager.  Methods are declared unprivileged, for else sd-bus would ask the bus about
  * the caller and sit for the answer; who may do what is decided here, when the bus has told.
+ * Arguments are checked before the bus is asked: a message that waits is a proper, thus small, one.
  */
 #include <errno.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #define INTERFACE "org.sivshm1.Manager"
 #define ACTION_RELOAD "org.sivshm1.reload"
 #define WRITE_QUEUE_MAX 1024
+#define TEXT_SHOWN 100 /* of a wrong argument, in the error */
 
 bool manager_bus_is_full(struct manager *m)
 {
@@ -59,9 +61,11 @@ static int read_connect(sd_bus_message *message, struct connect_request *ret, sd
 	if (r < 0)
 		return r;
 	if (!service_is_valid(ret->service))
-		return bus_args_invalid(error, "'%s' is no service name", ret->service);
+		return bus_args_invalid(error, "'%.*s' is no service name", TEXT_SHOWN,
+					ret->service);
 	if (peer_name_parse(peer, &ret->peer) < 0)
-		return bus_args_invalid(error, "'%s' is no peer, which is 'vm/service'", peer);
+		return bus_args_invalid(error, "'%.*s' is no peer, which is 'vm/service'",
+					TEXT_SHOWN, peer);
 	r = bus_args_options(message, options, ELEMENTSOF(options), error);
 	if (r < 0)
 		return r;
@@ -96,10 +100,14 @@ static int connect_identified(sd_bus_message *message, const struct bus_sender *
 
 static int method_connect(sd_bus_message *message, void *userdata, sd_bus_error *error)
 {
+	struct connect_request request;
 	struct manager *m = userdata;
+	int r;
 
-	(void)error;
-	return bus_access_identify(m->access, message, connect_identified, m);
+	r = read_connect(message, &request, error);
+	if (r >= 0)
+		r = sd_bus_message_rewind(message, true);
+	return r < 0 ? r : bus_access_identify(m->access, message, connect_identified, m);
 }
 
 /*
@@ -119,7 +127,8 @@ static int read_listen(sd_bus_message *message, struct listen_request *ret, sd_b
 	if (r < 0)
 		return r;
 	if (!service_is_valid(ret->service))
-		return bus_args_invalid(error, "'%s' is no service name", ret->service);
+		return bus_args_invalid(error, "'%.*s' is no service name", TEXT_SHOWN,
+					ret->service);
 	r = bus_args_options(message, options, ELEMENTSOF(options), error);
 	if (r < 0)
 		return r;
@@ -153,10 +162,14 @@ static int listen_identified(sd_bus_message *message, const struct bus_sender *s
 
 static int method_listen(sd_bus_message *message, void *userdata, sd_bus_error *error)
 {
+	struct listen_request request = {};
 	struct manager *m = userdata;
+	int r;
 
-	(void)error;
-	return bus_access_identify(m->access, message, listen_identified, m);
+	r = read_listen(message, &request, error);
+	if (r >= 0)
+		r = sd_bus_message_rewind(message, true);
+	return r < 0 ? r : bus_access_identify(m->access, message, listen_identified, m);
 }
 
 /*
@@ -239,42 +252,64 @@ static int method_list_listeners(sd_bus_message *message, void *userdata, sd_bus
  * Explain
  */
 
-static int explain_identified(sd_bus_message *message, const struct bus_sender *sender,
-			      void *userdata, sd_bus_error *error)
+struct explain_request {
+	const char *service;
+	bool listens; /* no peer is named */
+	struct peer_name peer;
+};
+
+static int read_explain(sd_bus_message *message, struct explain_request *ret, sd_bus_error *error)
 {
-	struct manager *m = userdata;
-	struct policy_question q = {.act = POLICY_LISTEN, .uid = sender->uid};
-	struct policy_verdict verdict;
-	struct peer_name name;
-	struct caller caller;
 	const char *peer;
 	int r;
 
-	r = sd_bus_message_read(message, "ss", &q.service, &peer);
+	r = sd_bus_message_read(message, "ss", &ret->service, &peer);
 	if (r < 0)
 		return r;
-	if (!service_is_valid(q.service))
-		return bus_args_invalid(error, "'%s' is no service name", q.service);
-	if (peer[0] && peer_name_parse(peer, &name) < 0)
-		return bus_args_invalid(error, "'%s' is no peer, which is 'vm/service'", peer);
-	r = manager_bus_identify(m, message, sender, &caller, error);
+	if (!service_is_valid(ret->service))
+		return bus_args_invalid(error, "'%.*s' is no service name", TEXT_SHOWN,
+					ret->service);
+	ret->listens = !peer[0];
+	if (peer[0] && peer_name_parse(peer, &ret->peer) < 0)
+		return bus_args_invalid(error, "'%.*s' is no peer, which is 'vm/service'",
+					TEXT_SHOWN, peer);
+	return 0;
+}
+
+static int explain_identified(sd_bus_message *message, const struct bus_sender *sender,
+			      void *userdata, sd_bus_error *error)
+{
+	struct explain_request request;
+	struct manager *m = userdata;
+	struct policy_question q = {};
+	struct policy_verdict verdict;
+	struct caller caller;
+	int r;
+
+	r = read_explain(message, &request, error);
+	if (r >= 0)
+		r = manager_bus_identify(m, message, sender, &caller, error);
 	if (r < 0)
 		return r;
+	q.act = request.listens ? POLICY_LISTEN : POLICY_CONNECT;
+	q.service = request.service;
+	q.uid = caller.uid;
 	q.unit = caller.unit;
-	if (peer[0]) {
-		q.act = POLICY_CONNECT;
-		q.peer = &name;
-	}
+	q.peer = &request.peer;
 	policy_decide(m->policy, &q, &verdict);
 	return sd_bus_reply_method_return(message, "bs", verdict.allowed, verdict.text);
 }
 
 static int method_explain(sd_bus_message *message, void *userdata, sd_bus_error *error)
 {
+	struct explain_request request;
 	struct manager *m = userdata;
+	int r;
 
-	(void)error;
-	return bus_access_identify(m->access, message, explain_identified, m);
+	r = read_explain(message, &request, error);
+	if (r >= 0)
+		r = sd_bus_message_rewind(message, true);
+	return r < 0 ? r : bus_access_identify(m->access, message, explain_identified, m);
 }
 
 /*

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include <systemd/sd-daemon.h>
+
 #include "accept.h"
 #include "connect.h"
 #include "listener.h"
@@ -13,6 +15,7 @@
 #define UID_PEER ((uid_t)-1)
 
 #define STOP_USEC (50 * USEC_PER_MSEC)
+#define SETTLE_USEC (2 * USEC_PER_SEC)
 
 static const struct control_handler control_handler;
 static const struct device_handler device_handler;
@@ -209,6 +212,32 @@ static void warn_about_name(struct manager *m)
 			  control_vm(m->control), SIVSHM_VM_NAME_SIZE - 1, (const char *)info.vm);
 }
 
+static void tell_status(struct manager *m)
+{
+	if (control_is_ready(m->control))
+		sd_notifyf(false, "STATUS=Serving VM %s of %s", control_vm(m->control),
+			   control_trust_domain(m->control));
+	else
+		sd_notify(false, "STATUS=Waiting for the host");
+}
+
+/* Once: the host is there, or it takes so long that nobody should wait for it. */
+static void settle(struct manager *m)
+{
+	if (!m->settle)
+		return;
+	m->settle = sd_event_source_disable_unref(m->settle);
+	sd_notify(false, "READY=1");
+}
+
+static int on_settle(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)s;
+	(void)usec;
+	settle(userdata);
+	return 0;
+}
+
 static void host_ready(void *userdata)
 {
 	struct manager *m = userdata;
@@ -218,6 +247,8 @@ static void host_ready(void *userdata)
 	identities_host_ready(m->identities);
 	listeners_announce(m);
 	manager_bus_host_changed(m);
+	tell_status(m);
+	settle(m);
 }
 
 static void host_lost(const struct failure *why, void *userdata)
@@ -231,6 +262,7 @@ static void host_lost(const struct failure *why, void *userdata)
 	sessions_fail_all(m, &lost);
 	listeners_host_lost(m, &lost);
 	manager_bus_host_changed(m);
+	tell_status(m);
 }
 
 static void host_request(struct rpc_request *request, const char *method, json_t *params,
@@ -473,6 +505,7 @@ struct manager *manager_free(struct manager *m)
 	if (m->bus)
 		forget_clients(m);
 	sd_event_source_disable_unref(m->stop);
+	sd_event_source_disable_unref(m->settle);
 	bus_access_free(m->access);
 	sd_bus_flush_close_unref(m->bus);
 	identities_free(m->identities);
@@ -495,6 +528,11 @@ int manager_start(struct manager *m)
 		log_plain(LOG_ERR, "Cannot get onto the bus: %s", strerror(-r));
 		return r;
 	}
+	r = sd_event_add_time_relative(m->event, &m->settle, CLOCK_MONOTONIC, SETTLE_USEC, 0,
+				       on_settle, m);
+	if (r < 0)
+		return r;
+	tell_status(m);
 	device_start(m->device);
 	return 0;
 }

@@ -49,6 +49,7 @@ struct manager {
 	struct slot_ref *hello; /* what the last Hello named, owned */
 	size_t n_hello;
 	struct ratelimit refusals;
+	sd_event_source *settle; /* until systemd is told READY */
 	sd_event_source *stop;
 };
 
@@ -57,7 +58,10 @@ int manager_new(const struct options *options, struct manager **ret);
 struct manager *manager_free(struct manager *m);
 DEFINE_CLEANUP(struct manager *, manager_free)
 
-/** manager_start() - get onto the bus, begin to look for device and host */
+/**
+ * manager_start() - get onto the bus, begin to look for device and host
+ * The last step: tells systemd READY when the host is there, or when it does not come soon.
+ */
 int manager_start(struct manager *m);
 
 /**

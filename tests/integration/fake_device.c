@@ -2,9 +2,9 @@
 /*
  * LD_PRELOAD: a /dev/sivshm whose kernel is a test.
  *
- * Opening $SIVSHM_FAKE_DEVICE connects twice to the socket $SIVSHM_FAKE_KERNEL.  The first connection
- * is the device's fd: what the test sends there is what read() gives.  The second carries ioctls:
- * request number and argument there, result, argument and perhaps an fd back.
+ * Opening $SIVSHM_FAKE_DEVICE connects twice to the socket $SIVSHM_FAKE_KERNEL.  The first
+ * connection is the device's fd: what the test sends there is what read() gives.  The second
+ * carries ioctls: request number and argument there, result, argument and perhaps an fd back.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,7 +27,7 @@ static int control = -1;
 
 static int connect_kernel(int flags)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	strncpy(address.sun_path, getenv("SIVSHM_FAKE_KERNEL"), sizeof(address.sun_path) - 1);
@@ -69,20 +69,20 @@ static int is_device(const char *path)
 	return fake && strcmp(path, fake) == 0;
 }
 
-#define OPEN(name)                                                                                 \
-	__attribute__((visibility("default"))) int name(const char *path, int flags, ...)          \
-	{                                                                                          \
-		int (*next)(const char *, int, ...) = dlsym(RTLD_NEXT, #name);                     \
-		mode_t mode = 0;                                                                   \
-		va_list ap;                                                                        \
-                                                                                                   \
-		if (is_device(path))                                                               \
-			return open_device(flags);                                                 \
-		va_start(ap, flags);                                                               \
-		if (flags & (O_CREAT | __O_TMPFILE))                                               \
-			mode = va_arg(ap, mode_t);                                                 \
-		va_end(ap);                                                                        \
-		return next(path, flags, mode);                                                    \
+#define OPEN(name)                                                                        \
+	__attribute__((visibility("default"))) int name(const char *path, int flags, ...) \
+	{                                                                                 \
+		int (*next)(const char *, int, ...) = dlsym(RTLD_NEXT, #name);            \
+		mode_t mode = 0;                                                          \
+		va_list ap;                                                               \
+                                                                                          \
+		if (is_device(path))                                                      \
+			return open_device(flags);                                        \
+		va_start(ap, flags);                                                      \
+		if (flags & (O_CREAT | __O_TMPFILE))                                      \
+			mode = va_arg(ap, mode_t);                                        \
+		va_end(ap);                                                               \
+		return next(path, flags, mode);                                           \
 	}
 
 OPEN(open)
@@ -94,7 +94,7 @@ static int receive(void *argument, size_t size)
 {
 	char control_buffer[CMSG_SPACE(sizeof(int))];
 	int32_t result = -EIO;
-	struct iovec iov[] = { { &result, sizeof(result) }, { argument, size } };
+	struct iovec iov[] = {{&result, sizeof(result)}, {argument, size}};
 	struct msghdr message = {
 		.msg_iov = iov,
 		.msg_iovlen = 2,
@@ -128,8 +128,8 @@ __attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, 
 		return next(fd, request, argument);
 	if (sendmsg(control,
 		    &(struct msghdr){
-			    .msg_iov = (struct iovec[]){ { &number, sizeof(number) },
-							 { argument, _IOC_SIZE(number) } },
+			    .msg_iov = (struct iovec[]){{&number, sizeof(number)},
+							{argument, _IOC_SIZE(number)}},
 			    .msg_iovlen = 2,
 		    },
 		    MSG_NOSIGNAL) < 0) {

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -186,13 +187,17 @@ class Guest:
         self.port = host.add_vm(vm, self.kernel)
         self.bus = Bus(self.folder)
         self.log_path = self.folder / "log"
+        self.notify_path = str(self.folder / "notify")
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(self.notify_path)
+        self.notify.setblocking(False)
         self.environment, self.process = environment or {}, None
         self.clients = []
 
     def start(self, wait=True):
         env = {**os.environ, **self.environment, "LD_PRELOAD": self.preload,
                "SIVSHM_FAKE_DEVICE": str(self.folder / "device"), "SIVSHM_FAKE_KERNEL": self.kernel.path}
-        env.pop("NOTIFY_SOCKET", None)
+        env["NOTIFY_SOCKET"] = self.notify_path
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [self.binary, f"--port={self.port}", f"--device={self.folder}/device", f"--bus={self.bus.address}",
@@ -217,6 +222,15 @@ class Guest:
         self.clients.append(client)
         return client
 
+    def notified(self):
+        """What systemd was told since it was asked last."""
+        out = []
+        while True:
+            try:
+                out += self.notify.recv(4096).decode().splitlines()
+            except BlockingIOError:
+                return out
+
     def log(self):
         return self.log_path.read_text()
 
@@ -239,4 +253,5 @@ class Guest:
                 client.close()
         self.kernel.stop()
         self.bus.stop()
+        self.notify.close()
         return code

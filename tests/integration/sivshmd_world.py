@@ -68,7 +68,8 @@ def world(sivshmd, preload):
     folder = tempfile.mkdtemp(prefix="sivshmd-", dir="/tmp")
     os.chmod(folder, 0o755)
     host = FakeHost(folder)
-    env = builds.SANITIZER_ENV
+    # little memory is kept from reuse, so that what a daemon holds can be seen
+    env = {**builds.SANITIZER_ENV, "ASAN_OPTIONS": builds.SANITIZER_ENV["ASAN_OPTIONS"] + ":quarantine_size_mb=4"}
     guests = [Guest(sivshmd, preload, folder, vm, host, policy, env) for vm, policy in (("rtos", RTOS), ("ivi", IVI))]
     yield SimpleNamespace(host=host, rtos=guests[0], ivi=guests[1], folder=folder)
     codes = {g.vm: g.stop() for g in guests}

@@ -614,6 +614,28 @@ def test_flood(pair):
     assert lines < 200, "refusals of one uid are logged at a bounded rate"
 
 
+def test_huge_arguments(pair):
+    """Megabytes in a name or option are refused at once, and not kept while the bus is asked who calls."""
+    def peak():
+        return next(int(line.split()[1]) for line in open(f"/proc/{pair.rtos.process.pid}/status")
+                    if line.startswith("VmHWM")) * 1024
+    client = pair.rtos.client()
+    big = "x" * (4 << 20)
+    before = peak()
+    noisy = [Client(pair.rtos.bus) for _ in range(5)]
+    v = GLib.Variant
+    for n in noisy:
+        for body in (v("(ssa{sv})", (big, "ivi/dashboard", {})), v("(ssa{sv})", ("sensor", big, {})),
+                     v("(ssa{sv})", ("sensor", "ivi/dashboard", {big: v("s", "x")})),
+                     v("(ssa{sv})", ("sensor", "ivi/dashboard", {"RingSize": v("s", big)}))):
+            n.bus.call("org.sivshm1", PATH, MANAGER, "Connect", body, None, 0, -1, None, None)
+    assert len(invalid(client.connect, big, "ivi/dashboard")) < 300
+    assert len(invalid(client.connect, "sensor", big)) < 300
+    assert peak() - before < 50 << 20
+    for n in noisy:
+        n.close()
+
+
 CHILD = """
 import sys
 sys.path.insert(0, {here!r})

@@ -377,6 +377,31 @@ def test_end_is_told(pair):
     pair.ivi.start()
 
 
+def test_systemd_is_told(world):
+    """READY comes with the host; without one soon enough, so that a boot does not wait."""
+    world.rtos.start()
+    wait_for(lambda: "READY=1" in world.rtos.notified(), what="READY")
+    world.host.stop_listening("rtos")
+    wait_for(lambda: "STATUS=Waiting for the host" in world.rtos.notified(), what="status")
+    world.host.stop_listening("ivi")
+    began = time.monotonic()
+    world.ivi.start(wait=False)
+    told = []
+
+    def is_told():
+        told.extend(world.ivi.notified())
+        return "READY=1" in told
+    wait_for(is_told, what="READY")
+    assert 1.5 < time.monotonic() - began < 6
+    assert told == ["STATUS=Waiting for the host", "READY=1"]
+    world.host.start_listening("ivi")
+    wait_for(lambda: "STATUS=Serving VM ivi of test.example" in world.ivi.notified(), what="status")
+    world.host.start_listening("rtos")
+    world.ivi.kill(signal.SIGTERM)
+    assert "STOPPING=1" in world.ivi.notified()
+    world.ivi.start()
+
+
 # Policy
 
 
