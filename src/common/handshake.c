@@ -184,6 +184,8 @@ static int set_up(struct handshake *h, const struct handshake_config *config)
 		SSL_set_connect_state(h->ssl);
 	else
 		SSL_set_accept_state(h->ssl);
+	if (!config->identity)
+		return config->initiator ? 0 : -EINVAL;
 	return set_identity(h->ssl, config->identity);
 }
 
@@ -211,6 +213,16 @@ int handshake_new(const struct handshake_config *config, struct handshake **ret,
 		return -error_errno(ERR_HANDSHAKE_FAILED);
 	}
 	*ret = TAKE_PTR(h);
+	return 0;
+}
+
+int handshake_set_identity(struct handshake *h, const struct handshake_identity *identity,
+			   struct failure *error)
+{
+	if ((h->state != START && h->state != WAIT_FLIGHT_2) || SSL_get_certificate(h->ssl))
+		return fail(h, error, "an identity out of turn");
+	if (set_identity(h->ssl, identity) < 0)
+		return fail(h, error, "key and certificate do not belong together");
 	return 0;
 }
 
@@ -315,8 +327,11 @@ static int finish(struct handshake *h, struct failure *error)
 /* <- SH EE CR SCT SCV SF, -> CCT CCV CF */
 static int conclude(struct handshake *h, struct flight *ret, struct failure *error)
 {
-	int r = advance(h, error);
+	int r;
 
+	if (!SSL_get_certificate(h->ssl))
+		return fail(h, error, "no certificate of our own");
+	r = advance(h, error);
 	if (r < 0)
 		return r;
 	if (r == 0)

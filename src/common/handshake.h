@@ -31,7 +31,11 @@ struct handshake_identity {
 	STACK_OF(X509) *chain; /* intermediates, may be NULL */
 };
 
-/** struct handshake_config - all strings are copied */
+/**
+ * struct handshake_config - all strings are copied
+ * @identity: an initiator may do without and say it by handshake_set_identity() before its second
+ *            flight, since ClientHello says nothing of it
+ */
 struct handshake_config {
 	bool initiator;
 	const struct handshake_identity *identity;
@@ -42,6 +46,10 @@ struct handshake_config {
 
 int handshake_new(const struct handshake_config *config, struct handshake **ret, struct failure *error);
 struct handshake *handshake_free(struct handshake *h);
+
+/** handshake_set_identity() - once, for an initiator that was made without */
+int handshake_set_identity(struct handshake *h, const struct handshake_identity *identity,
+			   struct failure *error);
 
 /** handshake_start() - initiator's first flight; @ret is owned by the caller */
 int handshake_start(struct handshake *h, struct flight *ret, struct failure *error);

@@ -285,6 +285,67 @@ static void refuses_key_of_another(void **state)
 	assert_null(handshake_free(NULL));
 }
 
+/* An initiator whose certificate is not there yet. */
+static struct handshake *new_a_without_identity(void)
+{
+	struct handshake_config config = {
+		.initiator = true, .trust = trust, .peer_id = ID_B, .now = PKI_NOW};
+	struct handshake *h = NULL;
+
+	if (handshake_new(&config, &h, &error) < 0)
+		fail_msg("%s", error.text);
+	return h;
+}
+
+static void refuses_identity_out_of_turn(void **state)
+{
+	struct handshake_identity own = {leaf_a.key, leaf_a.certificate, NULL};
+	struct handshake_identity mixed = {leaf_b.key, leaf_a.certificate, NULL};
+	struct handshake_config responder = {.trust = trust, .peer_id = ID_A, .now = PKI_NOW};
+	struct handshake *h = NULL;
+	struct ends e;
+
+	(void)state;
+	/* a responder shows its certificate at once */
+	assert_true(handshake_new(&responder, &h, &error) < 0);
+	assert_null(h);
+
+	/* never said */
+	e = (struct ends){.a = new_a_without_identity(), .b = new_b()};
+	assert_int_equal(run(&e, 3), 2);
+	assert_failed(e.a, "no certificate of our own");
+	ends_done(&e);
+
+	/* said twice, by halves, of a responder, too late */
+	h = new_a();
+	assert_true(handshake_set_identity(h, &own, &error) < 0);
+	assert_failed(h, "out of turn");
+	assert_true(handshake_set_identity(h, &own, &error) < 0);
+	handshake_free(h);
+	h = new_a_without_identity();
+	assert_true(handshake_set_identity(h, &mixed, &error) < 0);
+	assert_failed(h, "do not belong together");
+	handshake_free(h);
+	h = new_b();
+	assert_true(handshake_set_identity(h, &own, &error) < 0);
+	assert_failed(h, "out of turn");
+	handshake_free(h);
+}
+
+static void identity_while_the_peer_works(void **state)
+{
+	struct handshake_identity own = {leaf_a.key, leaf_a.certificate, NULL};
+	struct ends e = {.a = new_a_without_identity(), .b = new_b()};
+	struct flight none;
+
+	(void)state;
+	assert_int_equal(run(&e, 2), 2);
+	assert_int_equal(handshake_set_identity(e.a, &own, &error), 0);
+	assert_int_equal(handshake_step(e.a, &e.flights[1], &e.flights[2], &error), 0);
+	assert_int_equal(handshake_step(e.b, &e.flights[2], &none, &error), 0);
+	ends_done(&e);
+}
+
 static STACK_OF(X509) * chain_of(X509 *certificate)
 {
 	STACK_OF(X509) *chain = sk_X509_new_null();
@@ -769,6 +830,7 @@ int main(void)
 		cmocka_unit_test(refuses_by_time),
 		cmocka_unit_test(refuses_odd_leafs),
 		cmocka_unit_test(refuses_key_of_another),
+		cmocka_unit_test(refuses_identity_out_of_turn),
 		cmocka_unit_test(chain_too_long),
 		cmocka_unit_test(refuses_other_protocols),
 		cmocka_unit_test(refuses_other_server),
@@ -781,6 +843,7 @@ int main(void)
 		cmocka_unit_test(data_after_finish),
 		cmocka_unit_test(no_result_before_the_end),
 		cmocka_unit_test(accepts_plain_client),
+		cmocka_unit_test(identity_while_the_peer_works),
 		cmocka_unit_test(intermediates),
 		cmocka_unit_test(exporter_binds),
 		cmocka_unit_test(peer_certificate),
