@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bio-text.h"
 #include "cleanup.h"
 #include "handshake.h"
 #include "handshake-verify.h"
@@ -401,23 +402,13 @@ int handshake_result(struct handshake *h, const uint8_t session[SESSION_ID_SIZE]
 int handshake_peer_certificate(struct handshake *h, char **ret_pem)
 {
 	BIO *pem;
-	const char *text;
-	long size;
 
 	if (h->state != CONNECTED)
 		return -ENOTCONN;
-	pem = BIO_new(BIO_s_mem());
-	if (!pem)
-		return -ENOMEM;
 	*ret_pem = NULL;
-	/* with its NUL: what BIO_get_mem_data() gives is not a string */
-	if (PEM_write_bio_X509(pem, SSL_get0_peer_certificate(h->ssl)) == 1 &&
-	    BIO_write(pem, "", 1) == 1) {
-		size = BIO_get_mem_data(pem, &text);
-		*ret_pem = malloc((size_t)size);
-		if (*ret_pem)
-			memcpy(*ret_pem, text, (size_t)size);
-	}
+	pem = BIO_new(BIO_s_mem());
+	if (pem && PEM_write_bio_X509(pem, SSL_get0_peer_certificate(h->ssl)) == 1)
+		*ret_pem = bio_text(pem);
 	BIO_free(pem);
 	ERR_clear_error();
 	return *ret_pem ? 0 : -ENOMEM;

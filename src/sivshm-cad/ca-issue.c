@@ -5,6 +5,7 @@
 #include <openssl/pem.h>
 #include <string.h>
 
+#include "bio-text.h"
 #include "ca-internal.h"
 #include "message.h"
 
@@ -92,17 +93,13 @@ static int fill_leaf(const struct ca *ca, X509 *leaf, X509_REQ *csr, const char 
 static char *chain_to_pem(const struct ca *ca, X509 *leaf)
 {
 	_cleanup_(BIO_freep) BIO *bio = BIO_new(BIO_s_mem());
-	char *data;
-	long n;
-
 	if (!bio || !PEM_write_bio_X509(bio, leaf))
 		return NULL;
 	if (X509_self_signed(ca->certificate, 0) != 1)
 		PEM_write_bio_X509(bio, ca->certificate);
 	for (int i = 0; i < sk_X509_num(ca->chain); i++)
 		PEM_write_bio_X509(bio, sk_X509_value(ca->chain, i));
-	n = BIO_get_mem_data(bio, &data);
-	return n > 0 && n < PEM_MAX ? strndup(data, (size_t)n) : NULL;
+	return BIO_pending(bio) < PEM_MAX ? bio_text(bio) : NULL;
 }
 
 int ca_issue(const struct ca *ca, const char *csr, const char *spiffe_id, int64_t now,

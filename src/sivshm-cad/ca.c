@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "bio-text.h"
 #include "ca-internal.h"
 #include "message.h"
 
@@ -104,16 +105,12 @@ static int load_certificates(const char *path, STACK_OF(X509) * *ret, struct fai
 static int make_bundle(struct ca *ca, STACK_OF(X509) * roots, struct failure *error)
 {
 	_cleanup_(BIO_freep) BIO *bio = BIO_new(BIO_s_mem());
-	char *data;
-	long n;
-
 	for (int i = 0; bio && i < sk_X509_num(roots); i++)
 		PEM_write_bio_X509(bio, sk_X509_value(roots, i));
-	n = bio ? BIO_get_mem_data(bio, &data) : 0;
-	if (n >= PEM_MAX)
+	if (bio && BIO_pending(bio) >= PEM_MAX)
 		return failure_set(error, ERR_FAILED, "the trust bundle is larger than %d bytes",
 				   PEM_MAX);
-	ca->bundle = n > 0 ? strndup(data, (size_t)n) : NULL;
+	ca->bundle = bio_text(bio);
 	return ca->bundle ? 0 : failure_set(error, ERR_NO_MEMORY, "out of memory");
 }
 

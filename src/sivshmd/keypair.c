@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bio-text.h"
 #include "cleanup.h"
 
 #define CHAIN_MAX 8
@@ -35,21 +36,6 @@ void keypair_done(struct keypair *k)
 EVP_PKEY *key_new(void)
 {
 	return EVP_EC_gen("P-256");
-}
-
-static char *bio_text(BIO *bio)
-{
-	char *data, *text;
-	long size = BIO_get_mem_data(bio, &data);
-
-	if (size <= 0)
-		return NULL;
-	text = malloc((size_t)size + 1);
-	if (!text)
-		return NULL;
-	memcpy(text, data, (size_t)size);
-	text[size] = '\0';
-	return text;
 }
 
 char *csr_new(EVP_PKEY *key)
