@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "bio-text.h"
 #include "ca-internal.h"
 #include "fixture.h"
 
@@ -50,8 +51,7 @@ static char *make_csr(EVP_PKEY *key, EVP_PKEY *signer)
 	STACK_OF(X509_EXTENSION) *extensions = sk_X509_EXTENSION_new_null();
 	X509_REQ *csr = X509_REQ_new();
 	BIO *bio = BIO_new(BIO_s_mem());
-	char *data, *text;
-	long n;
+	char *text;
 
 	X509_NAME_add_entry_by_txt(X509_REQ_get_subject_name(csr), "CN", MBSTRING_ASC,
 				   (const unsigned char *)"root", -1, -1, 0);
@@ -63,8 +63,7 @@ static char *make_csr(EVP_PKEY *key, EVP_PKEY *signer)
 	X509_REQ_set_pubkey(csr, key);
 	X509_REQ_sign(csr, signer, EVP_PKEY_is_a(signer, "ED25519") ? NULL : EVP_sha256());
 	PEM_write_bio_X509_REQ(bio, csr);
-	n = BIO_get_mem_data(bio, &data);
-	text = strndup(data, (size_t)n);
+	text = bio_text(bio);
 	sk_X509_EXTENSION_pop_free(extensions, X509_EXTENSION_free);
 	X509_REQ_free(csr);
 	BIO_free(bio);
