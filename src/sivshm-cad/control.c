@@ -158,7 +158,7 @@ static int start_listening(struct control *c)
 	stored_name(c->vm, 'L', name);
 	snprintf(path, sizeof(path), "vm/%s/control.sock", c->vm->name);
 	fd = fdstore_take(m->restored, name);
-	if (fd < 0 || !tree_has_socket(&m->tree, path)) {
+	if (fd < 0 || !tree_keep_socket(&m->tree, path, c->vm->config->gid)) {
 		closep(&fd);
 		fd = -1;
 		r = tree_listen(&m->tree, path, c->vm->config->gid, &fd);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -15,7 +16,7 @@
 
 struct ivshmem_message {
 	int64_t value; /* little-endian, as sent */
-	int fd;
+	int fd;	       /* owned, -1: none */
 };
 
 struct ivshmem_server {
@@ -34,6 +35,8 @@ static void disconnect(struct ivshmem_server *s)
 {
 	s->source = sd_event_source_disable_unref(s->source);
 	s->broken = sd_event_source_disable_unref(s->broken);
+	for (; s->start < s->end; s->start++)
+		closep(&s->queue[s->start].fd);
 	s->start = s->end = s->sent = 0;
 }
 
@@ -116,6 +119,7 @@ static int send_one(struct ivshmem_server *s, int fd)
 		return 0;
 	s->sent = 0;
 	s->start++;
+	closep(&m->fd);
 	return 1;
 }
 
@@ -135,26 +139,52 @@ static int flush(struct ivshmem_server *s)
 					     EPOLLIN | EPOLLRDHUP | (s->end > 0 ? EPOLLOUT : 0));
 }
 
-static int enqueue(struct ivshmem_server *s, int64_t value, int fd)
+/* make_room() - for one message more at the end of the queue */
+static int make_room(struct ivshmem_server *s)
 {
-	if (s->end - s->start >= QUEUE_MAX)
-		return -ENOBUFS;
-	if (s->end == s->allocated && s->start > 0) {
+	struct ivshmem_message *queue;
+	size_t allocated;
+
+	if (s->end < s->allocated)
+		return 0;
+	if (s->start > 0) {
 		memmove(s->queue, s->queue + s->start, (s->end - s->start) * sizeof(*s->queue));
 		s->end -= s->start;
 		s->start = 0;
+		return 0;
 	}
-	if (s->end == s->allocated) {
-		size_t allocated = s->allocated ? 2 * s->allocated : 64;
-		struct ivshmem_message *queue = reallocarray(s->queue, allocated, sizeof(*queue));
-
-		if (!queue)
-			return -ENOMEM;
-		s->queue = queue;
-		s->allocated = allocated;
-	}
-	s->queue[s->end++] = (struct ivshmem_message){(int64_t)htole64((uint64_t)value), fd};
+	allocated = s->allocated ? 2 * s->allocated : 64;
+	queue = reallocarray(s->queue, allocated, sizeof(*queue));
+	if (!queue)
+		return -ENOMEM;
+	s->queue = queue;
+	s->allocated = allocated;
 	return 0;
+}
+
+/* enqueue() - with a duplicate: the caller's may be closed long before a slow reader gets it */
+static int enqueue(struct ivshmem_server *s, int64_t value, int fd)
+{
+	int copy = -1, r;
+
+	if (s->end - s->start >= QUEUE_MAX)
+		return -ENOBUFS;
+	r = make_room(s);
+	if (r < 0)
+		return r;
+	if (fd >= 0) {
+		copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+		if (copy < 0)
+			return -errno;
+	}
+	s->queue[s->end++] = (struct ivshmem_message){(int64_t)htole64((uint64_t)value), copy};
+	return 0;
+}
+
+void ivshmem_server_close(struct ivshmem_server *s)
+{
+	if (s->source)
+		lose_later(s);
 }
 
 void ivshmem_server_send(struct ivshmem_server *s, int64_t value, int fd)

@@ -44,5 +44,7 @@ int ivshmem_server_fd(const struct ivshmem_server *s);
  * server Without a connection: nothing.  A full queue ends the connection, from the loop.
  */
 void ivshmem_server_send(struct ivshmem_server *s, int64_t value, int fd);
+/** ivshmem_server_close() - end the connection; gone() follows from the loop */
+void ivshmem_server_close(struct ivshmem_server *s);
 
 #endif

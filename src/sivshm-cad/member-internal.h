@@ -14,6 +14,10 @@ void member_stored_name(const struct member *member, char prefix, char *ret);
 int member_write_header(struct member *member);
 /** member_announce_gone() - to every other member: its id without an fd */
 void member_announce_gone(struct member *member);
+/** member_restore() - connection and eventfds that a predecessor left; none is no error */
+int member_restore(struct member *member);
+/** member_close_bells() - with @forget systemd does not keep them either */
+void member_close_bells(struct member *member, bool forget);
 void member_stop_scrubbing(struct member *member);
 
 #endif

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "channel.h"
 #include "log.h"
@@ -18,7 +19,7 @@ bool member_is_connected(const struct member *member)
 
 bool member_is_ready(const struct member *member)
 {
-	return member_is_connected(member) && !member->reset;
+	return member_is_connected(member) && member->bells[0] >= 0;
 }
 
 void member_ring(struct member *member)
@@ -26,7 +27,7 @@ void member_ring(struct member *member)
 	static const uint64_t one = 1;
 
 	/* EAGAIN: it is ringing already */
-	if (member_is_connected(member) && write(member->bells[0], &one, sizeof(one)) < 0 &&
+	if (member_is_ready(member) && write(member->bells[0], &one, sizeof(one)) < 0 &&
 	    errno != EAGAIN)
 		log_warning("ringing VM %s: %s", member->vm->name, strerror(errno));
 }
@@ -98,6 +99,79 @@ void member_stored_name(const struct member *member, char prefix, char *ret)
 	snprintf(ret, FDSTORE_NAME_SIZE, "%c%u.%u", prefix, member->region->number, member->id);
 }
 
+/* eventfds */
+
+static void bell_name(const struct member *member, size_t vector, char *ret)
+{
+	snprintf(ret, FDSTORE_NAME_SIZE, "e%u.%u.%zu", member->region->number, member->id, vector);
+}
+
+void member_close_bells(struct member *member, bool forget)
+{
+	char name[FDSTORE_NAME_SIZE];
+
+	for (size_t v = 0; v < member->region->vectors; v++) {
+		bell_name(member, v, name);
+		if (forget && member->bells[v] >= 0)
+			fdstore_remove(name);
+		closep(&member->bells[v]);
+		member->bells[v] = -1;
+	}
+}
+
+static int open_bells(struct member *member)
+{
+	char name[FDSTORE_NAME_SIZE];
+
+	for (size_t v = 0; v < member->region->vectors; v++) {
+		member->bells[v] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (member->bells[v] < 0)
+			return -errno;
+		bell_name(member, v, name);
+		fdstore_put(name, member->bells[v]);
+	}
+	return 0;
+}
+
+/* restore_bells() - all of them: a QEMU that listens to other ones than we ring is of no use */
+static bool restore_bells(struct member *member)
+{
+	char name[FDSTORE_NAME_SIZE];
+
+	for (size_t v = 0; v < member->region->vectors; v++) {
+		bell_name(member, v, name);
+		member->bells[v] = fdstore_take(member->region->manager->restored, name);
+		if (member->bells[v] < 0)
+			return false;
+	}
+	return true;
+}
+
+int member_restore(struct member *member)
+{
+	char name[FDSTORE_NAME_SIZE];
+	_cleanup_close_ int fd = -1;
+	int r;
+
+	member_stored_name(member, 'c', name);
+	fd = fdstore_take(member->region->manager->restored, name);
+	if (fd < 0)
+		return 0;
+	if (!restore_bells(member)) {
+		log_warning("VM %s: doorbells of region %s were not kept, its device is lost",
+			    member->vm->name, member->region->name);
+		member_close_bells(member, true);
+		fdstore_remove(name);
+		return 0;
+	}
+	r = ivshmem_server_adopt(member->server, fd);
+	if (r >= 0)
+		TAKE_FD(fd);
+	return r;
+}
+
+/* connection */
+
 /* introduce() - tell @to how to ring @about: one message for each vector */
 static void introduce(struct member *to, struct member *about)
 {
@@ -122,25 +196,35 @@ static void welcome(struct member *member)
 	introduce(member, member);
 }
 
+static void keep_connection(const struct member *member)
+{
+	char name[FDSTORE_NAME_SIZE];
+
+	member_stored_name(member, 'c', name);
+	fdstore_put(name, ivshmem_server_fd(member->server));
+}
+
 static void on_clean(int r, void *userdata)
 {
 	struct member *member = userdata;
 	struct region *region = member->region;
-	char name[FDSTORE_NAME_SIZE];
 
 	member->reset = NULL;
 	if (r >= 0)
 		r = member_write_header(member);
-	if (r < 0)
-		log_error("section of VM %s in region %s: %s", member->vm->name, region->name,
+	if (r >= 0)
+		r = open_bells(member);
+	if (r < 0) {
+		log_error("VM %s: device of region %s: %s", member->vm->name, region->name,
 			  strerror(-r));
+		ivshmem_server_close(member->server);
+		return;
+	}
 	welcome(member);
-	/* not before: a connection without its welcome is of no use to a successor */
-	member_stored_name(member, 'c', name);
-	fdstore_put(name, ivshmem_server_fd(member->server));
 	for (size_t i = 0; i < region->n_members; i++)
 		if (&region->members[i] != member && member_is_ready(&region->members[i]))
 			introduce(&region->members[i], member);
+	keep_connection(member); /* last: a successor takes all of the above for done */
 }
 
 static void on_connected(void *userdata)
@@ -176,6 +260,7 @@ static void on_gone(void *userdata)
 	member_stored_name(member, 'c', name);
 	fdstore_remove(name);
 	member_announce_gone(member);
+	member_close_bells(member, true);
 	channels_member_gone(member);
 	vm_refresh_layout(member->vm);
 }

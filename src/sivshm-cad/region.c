@@ -47,7 +47,7 @@ void region_announce_restored(struct region *region)
 
 /* building */
 
-static int open_bell(struct manager *m, const char *name, int *ret)
+static int open_mute_bell(struct manager *m, const char *name, int *ret)
 {
 	*ret = fdstore_take(m->restored, name);
 	if (*ret >= 0)
@@ -57,19 +57,6 @@ static int open_bell(struct manager *m, const char *name, int *ret)
 		return -errno;
 	fdstore_put(name, *ret);
 	return 0;
-}
-
-static int open_bells(struct member *member)
-{
-	struct region *region = member->region;
-	char name[FDSTORE_NAME_SIZE];
-	int r = 0;
-
-	for (unsigned v = 0; v < region->vectors && r >= 0; v++) {
-		snprintf(name, sizeof(name), "e%u.%u.%u", region->number, member->id, v);
-		r = open_bell(region->manager, name, &member->bells[v]);
-	}
-	return r;
 }
 
 static int open_server(struct member *member)
@@ -82,7 +69,7 @@ static int open_server(struct member *member)
 	member_stored_name(member, 'l', stored);
 	snprintf(path, sizeof(path), "vm/%s/%s.sock", member->vm->name, member->region->name);
 	fd = fdstore_take(m->restored, stored);
-	if (fd < 0 || !tree_has_socket(&m->tree, path)) {
+	if (fd < 0 || !tree_keep_socket(&m->tree, path, member->vm->config->gid)) {
 		closep(&fd);
 		fd = -1;
 		r = tree_listen(&m->tree, path, member->vm->config->gid, &fd);
@@ -94,22 +81,6 @@ static int open_server(struct member *member)
 	}
 	r = ivshmem_server_new(m->event, fd, member->vm->config->uid, &member_ivshmem_handler,
 			       member, &member->server);
-	if (r >= 0)
-		TAKE_FD(fd);
-	return r;
-}
-
-static int adopt_connection(struct member *member)
-{
-	char stored[FDSTORE_NAME_SIZE];
-	_cleanup_close_ int fd = -1;
-	int r;
-
-	member_stored_name(member, 'c', stored);
-	fd = fdstore_take(member->region->manager->restored, stored);
-	if (fd < 0)
-		return 0;
-	r = ivshmem_server_adopt(member->server, fd);
 	if (r >= 0)
 		TAKE_FD(fd);
 	return r;
@@ -169,11 +140,9 @@ static int member_start(struct member *member, const struct region_config *confi
 	int r = open_section(member, config);
 
 	if (r >= 0)
-		r = open_bells(member);
-	if (r >= 0)
 		r = open_server(member);
 	if (r >= 0)
-		r = adopt_connection(member);
+		r = member_restore(member);
 	return r;
 }
 
@@ -196,7 +165,7 @@ static int region_start(struct region *region, const struct region_config *confi
 	r = tree_make_dir(&m->tree, name, 0711, 0);
 	snprintf(name, sizeof(name), "d%u", region->number);
 	if (r >= 0)
-		r = open_bell(m, name, &region->mute_bell);
+		r = open_mute_bell(m, name, &region->mute_bell);
 	for (size_t i = 0; i < region->n_members && r >= 0; i++)
 		r = member_start(&region->members[i], config);
 	return r;
@@ -236,14 +205,7 @@ static void member_done(struct member *member, bool forget)
 
 	member_stop_scrubbing(member);
 	member->server = ivshmem_server_free(member->server);
-	for (size_t v = 0; v < ELEMENTSOF(member->bells); v++) {
-		if (forget && member->bells[v] >= 0) {
-			snprintf(name, sizeof(name), "e%u.%u.%zu", member->region->number,
-				 member->id, v);
-			fdstore_remove(name);
-		}
-		closep(&member->bells[v]);
-	}
+	member_close_bells(member, forget);
 	closep(&member->section_fd);
 	alloc_done(&member->alloc);
 	if (!forget)

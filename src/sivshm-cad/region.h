@@ -35,7 +35,9 @@ struct member {
 	struct alloc alloc;	       /* of the section */
 	LIST_HEAD(, emptying) emptying;
 	struct scrub *reset; /* a QEMU waits for its welcome until the section is clean */
-	int bells[SIVSHM_MAX_VECTORS]; /* eventfds; the same as long as the region lives */
+	/* eventfds of the present connection; a QEMU whose device is unplugged goes on listening to the
+	 * old ones, and takes freed memory for their device */
+	int bells[SIVSHM_MAX_VECTORS];
 	struct ivshmem_server *server;
 };
 

@@ -130,11 +130,12 @@ int tree_listen(const struct tree *tree, const char *name, uint32_t gid, int *re
 	return 0;
 }
 
-bool tree_has_socket(const struct tree *tree, const char *name)
+bool tree_keep_socket(const struct tree *tree, const char *name, uint32_t gid)
 {
 	struct stat st;
 
-	return fstatat(tree->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(st.st_mode);
+	return fstatat(tree->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(st.st_mode) &&
+	       fchownat(tree->fd, name, 0, gid, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 int tree_peer_uid(int fd, uint32_t *ret_uid)

@@ -29,7 +29,8 @@ void tree_sweep(const struct tree *tree, const char *name,
 
 /** tree_listen() - a stream socket that @gid may connect to */
 int tree_listen(const struct tree *tree, const char *name, uint32_t gid, int *ret_fd);
-bool tree_has_socket(const struct tree *tree, const char *name);
+/** tree_keep_socket() - is there one, made earlier?  Then it is @gid's from now on */
+bool tree_keep_socket(const struct tree *tree, const char *name, uint32_t gid);
 /** tree_peer_uid() - who connected; -errno */
 int tree_peer_uid(int fd, uint32_t *ret_uid);
 

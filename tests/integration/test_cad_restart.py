@@ -81,7 +81,21 @@ def test_store_holds_everything_once(channel):
     assert sum(map(len, want)) + len(want) < 128 * 1024
     b.close()
     wait_for(lambda: not cad.vms()["b"]["connected"] and not cad.vms()["b"]["control"], what="b is gone")
-    assert set(cad.store.names()) == want - {"C.b", "c1.1"}
+    assert set(cad.store.names()) == want - {"C.b", "c1.1"} - {f"e1.1.{v}" for v in range(8)}
+    b.boot()
+    assert sorted(cad.store.names()) == sorted(want)
+
+
+def test_doorbells_that_were_not_kept(channel):
+    """A device whose doorbells are lost is lost, and the others are not."""
+    cad, a, b, h = channel
+    cad.stop(signal.SIGKILL)
+    lost = next(entry for entry in cad.store.fds if entry[0] == "e1.1.5")
+    cad.store.fds.remove(lost)
+    os.close(lost[1])
+    cad.start(restore=True)
+    assert [cad.vms()[n]["connected"] for n in "ab"] == [1, 0]
+    assert a.table.grant(h.at_a["slot"])["state"] == REVOKED
 
 
 def test_vm_dies_while_the_daemon_is_dead(channel):
