@@ -118,6 +118,14 @@ def test_another_dbus_library_gets_an_fd_and_talks(world):
     assert rc == 0, f"{out}{err}"
 
 
+def test_another_dbus_library_listens(world):
+    """The same from the other side: Python accepts and echoes, the C library connects and compares."""
+    with story.unit(world.ivi, "gdbus", "dashboard",
+                    ["/usr/bin/python3", f"{story.TESTS}/gdbus_client.py", "listen", "dashboard"]):
+        world.wait_until(lambda: story.listening(world, "ivi", "dashboard"), "the Python client listens")
+        assert story.connect_many(world, 1, "hold")["channels"] == 1
+
+
 # Nothing is left, wherever a client dies
 
 def settled(world):
