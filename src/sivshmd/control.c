@@ -7,13 +7,12 @@
 #include <openssl/rand.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include "clock.h"
 #include "keypair.h"
 #include "log.h"
+#include "port.h"
 
 #define RETRY_FIRST_USEC (100 * USEC_PER_MSEC)
 #define RETRY_MAX_USEC (5 * USEC_PER_SEC)
@@ -117,45 +116,13 @@ static void set_lost(struct control *c, const struct failure *why)
  * Opening
  */
 
-static int connect_socket(const char *path, int *ret)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	_cleanup_close_ int fd = -1;
-
-	if (strlen(path) >= sizeof(address.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(address.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return -errno;
-	*ret = TAKE_FD(fd);
-	return 0;
-}
-
-static int open_port(const char *path, int *ret, enum rpc_link_kind *ret_kind)
-{
-	struct stat st;
-
-	if (stat(path, &st) < 0)
-		return -errno;
-	if (S_ISSOCK(st.st_mode)) {
-		*ret_kind = RPC_LINK_SOCKET;
-		return connect_socket(path, ret);
-	}
-	*ret_kind = RPC_LINK_DEVICE;
-	*ret = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-	return *ret < 0 ? -errno : 0;
-}
-
 static int open_link(struct control *c)
 {
 	_cleanup_close_ int fd = -1;
 	enum rpc_link_kind kind = RPC_LINK_DEVICE;
 	int r;
 
-	r = open_port(c->port, &fd, &kind);
+	r = port_open(c->port, &fd, &kind);
 	if (r < 0)
 		return r;
 	r = rpc_link_new(c->event, fd, kind, &link_handler, c, &c->link);

@@ -10,8 +10,7 @@
 #include "bus-args.h"
 #include "connect.h"
 #include "listener.h"
-#include "log.h"
-#include "manager.h"
+#include "manager-bus.h"
 
 #define INTERFACE "org.sivshm1.Manager"
 #define ACTION_RELOAD "org.sivshm1.reload"
@@ -173,82 +172,6 @@ static int method_listen(sd_bus_message *message, void *userdata, sd_bus_error *
 }
 
 /*
- * Lists
- */
-
-static int append_channel(sd_bus_message *reply, const struct channel *c)
-{
-	char peer[PEER_NAME_SIZE];
-
-	peer_name_format(&c->peer, peer);
-	return sd_bus_message_append(reply, "(ouusssust)", c->path, c->ref.slot, c->ref.generation,
-				     c->local, peer, channel_state_name(c), (uint32_t)c->uid,
-				     c->unit, c->ring_size);
-}
-
-static int list_channels_identified(sd_bus_message *message, const struct bus_sender *sender,
-				    void *userdata, sd_bus_error *error)
-{
-	_cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-	struct manager *m = userdata;
-	int r;
-
-	(void)error;
-	r = sd_bus_message_new_method_return(message, &reply);
-	if (r >= 0)
-		r = sd_bus_message_open_container(reply, 'a', "(ouusssust)");
-	for (size_t i = 0; i < ELEMENTSOF(m->channels) && r >= 0; i++)
-		if (m->channels[i] && (sender->uid == 0 || sender->uid == m->channels[i]->uid))
-			r = append_channel(reply, m->channels[i]);
-	if (r >= 0)
-		r = sd_bus_message_close_container(reply);
-	return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
-}
-
-static int method_list_channels(sd_bus_message *message, void *userdata, sd_bus_error *error)
-{
-	struct manager *m = userdata;
-
-	(void)error;
-	return bus_access_identify(m->access, message, list_channels_identified, m);
-}
-
-static int append_listener(sd_bus_message *reply, const struct listener *l)
-{
-	return sd_bus_message_append(reply, "(osusuu)", l->path, l->service,
-				     (uint32_t)l->caller.uid, l->caller.unit, l->n_ready,
-				     l->backlog);
-}
-
-static int list_listeners_identified(sd_bus_message *message, const struct bus_sender *sender,
-				     void *userdata, sd_bus_error *error)
-{
-	_cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-	struct manager *m = userdata;
-	struct listener *l;
-	int r;
-
-	(void)error;
-	r = sd_bus_message_new_method_return(message, &reply);
-	if (r >= 0)
-		r = sd_bus_message_open_container(reply, 'a', "(osusuu)");
-	TAILQ_FOREACH(l, &m->listeners, next)
-	if (r >= 0 && (sender->uid == 0 || sender->uid == l->caller.uid))
-		r = append_listener(reply, l);
-	if (r >= 0)
-		r = sd_bus_message_close_container(reply);
-	return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
-}
-
-static int method_list_listeners(sd_bus_message *message, void *userdata, sd_bus_error *error)
-{
-	struct manager *m = userdata;
-
-	(void)error;
-	return bus_access_identify(m->access, message, list_listeners_identified, m);
-}
-
-/*
  * Explain
  */
 
@@ -358,125 +281,6 @@ static int method_forget(sd_bus_message *message, void *userdata, sd_bus_error *
 }
 
 /*
- * Properties
- */
-
-static int get_version(sd_bus *bus, const char *path, const char *interface, const char *property,
-		       sd_bus_message *reply, void *userdata, sd_bus_error *error)
-{
-	(void)bus, (void)path, (void)interface, (void)property, (void)userdata, (void)error;
-	return sd_bus_message_append(reply, "s", SIVSHM_VERSION);
-}
-
-static int get_vm(sd_bus *bus, const char *path, const char *interface, const char *property,
-		  sd_bus_message *reply, void *userdata, sd_bus_error *error)
-{
-	struct manager *m = userdata;
-
-	(void)bus, (void)path, (void)interface, (void)property, (void)error;
-	return sd_bus_message_append(reply, "s", control_vm(m->control));
-}
-
-static int get_trust_domain(sd_bus *bus, const char *path, const char *interface,
-			    const char *property, sd_bus_message *reply, void *userdata,
-			    sd_bus_error *error)
-{
-	struct manager *m = userdata;
-
-	(void)bus, (void)path, (void)interface, (void)property, (void)error;
-	return sd_bus_message_append(reply, "s", control_trust_domain(m->control));
-}
-
-static int get_host_connected(sd_bus *bus, const char *path, const char *interface,
-			      const char *property, sd_bus_message *reply, void *userdata,
-			      sd_bus_error *error)
-{
-	struct manager *m = userdata;
-
-	(void)bus, (void)path, (void)interface, (void)property, (void)error;
-	return sd_bus_message_append(reply, "b", control_is_ready(m->control));
-}
-
-static int get_kernel_abi(sd_bus *bus, const char *path, const char *interface,
-			  const char *property, sd_bus_message *reply, void *userdata,
-			  sd_bus_error *error)
-{
-	struct manager *m = userdata;
-	struct sivshm_info info;
-
-	(void)bus, (void)path, (void)interface, (void)property, (void)error;
-	if (device_info(m->device, &info) < 0)
-		info.abi = 0;
-	return sd_bus_message_append(reply, "u", info.abi);
-}
-
-static const char *mapping_name(uint32_t mapping)
-{
-	switch (mapping) {
-	case SIVSHM_MAPPING_WB:
-		return "write-back";
-	case SIVSHM_MAPPING_WC:
-		return "write-combining";
-	case SIVSHM_MAPPING_UC_MINUS:
-		return "uncached-minus";
-	case SIVSHM_MAPPING_UC:
-		return "uncached";
-	default:
-		return "unknown";
-	}
-}
-
-static int get_sections(sd_bus *bus, const char *path, const char *interface, const char *property,
-			sd_bus_message *reply, void *userdata, sd_bus_error *error)
-{
-	struct manager *m = userdata;
-	struct sivshm_section s;
-	int r;
-
-	(void)bus, (void)path, (void)interface, (void)property, (void)error;
-	r = sd_bus_message_open_container(reply, 'a', "(ssbtsb)");
-	for (unsigned i = 0; r >= 0 && device_section(m->device, i, &s) >= 0; i++)
-		r = sd_bus_message_append(reply, "(ssbtsb)", (const char *)s.region_name,
-					  (const char *)s.vm, (s.flags & SIVSHM_SECTION_OWN) != 0,
-					  s.size, mapping_name(s.mapping),
-					  s.state == SIVSHM_SECTION_READY);
-	return r < 0 ? r : sd_bus_message_close_container(reply);
-}
-
-static int append_certificate(struct manager *m, sd_bus_message *reply, const char *service,
-			      const X509 *certificate)
-{
-	_cleanup_free_ char *serial = certificate_serial(certificate);
-	struct peer_name name;
-	char id[SPIFFE_ID_SIZE];
-
-	if (!serial)
-		return -ENOMEM;
-	strcpy(name.vm, control_vm(m->control));
-	strcpy(name.service, service);
-	spiffe_id_format(control_trust_domain(m->control), &name, id);
-	return sd_bus_message_append(reply, "(ssst)", service, id, serial,
-				     (uint64_t)certificate_not_after(certificate));
-}
-
-static int get_certificates(sd_bus *bus, const char *path, const char *interface,
-			    const char *property, sd_bus_message *reply, void *userdata,
-			    sd_bus_error *error)
-{
-	struct manager *m = userdata;
-	const X509 *certificate;
-	const char *service;
-	unsigned i = 0;
-	int r;
-
-	(void)bus, (void)path, (void)interface, (void)property, (void)error;
-	r = sd_bus_message_open_container(reply, 'a', "(ssst)");
-	while (r >= 0 && identities_next(m->identities, &i, &service, &certificate))
-		r = append_certificate(m, reply, service, certificate);
-	return r < 0 ? r : sd_bus_message_close_container(reply);
-}
-
-/*
  * Signals
  */
 
@@ -504,10 +308,10 @@ static const sd_bus_vtable vtable[] = {
 				SD_BUS_RESULT("o", listener), method_listen,
 				SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_METHOD_WITH_ARGS("ListChannels", SD_BUS_NO_ARGS,
-				SD_BUS_RESULT("a(ouusssust)", channels), method_list_channels,
+				SD_BUS_RESULT("a(ouusssust)", channels), manager_list_channels,
 				SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_METHOD_WITH_ARGS("ListListeners", SD_BUS_NO_ARGS,
-				SD_BUS_RESULT("a(osusuu)", listeners), method_list_listeners,
+				SD_BUS_RESULT("a(osusuu)", listeners), manager_list_listeners,
 				SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_METHOD_WITH_ARGS("Explain", SD_BUS_ARGS("s", service, "s", peer),
 				SD_BUS_RESULT("b", allowed, "s", reason), method_explain,
@@ -516,15 +320,15 @@ static const sd_bus_vtable vtable[] = {
 				SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_METHOD_WITH_ARGS("ForgetCertificates", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT,
 				method_forget, SD_BUS_VTABLE_UNPRIVILEGED),
-	SD_BUS_PROPERTY("Version", "s", get_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
-	SD_BUS_PROPERTY("VM", "s", get_vm, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
-	SD_BUS_PROPERTY("TrustDomain", "s", get_trust_domain, 0,
+	SD_BUS_PROPERTY("Version", "s", manager_get_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+	SD_BUS_PROPERTY("VM", "s", manager_get_vm, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+	SD_BUS_PROPERTY("TrustDomain", "s", manager_get_trust_domain, 0,
 			SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
-	SD_BUS_PROPERTY("HostConnected", "b", get_host_connected, 0,
+	SD_BUS_PROPERTY("HostConnected", "b", manager_get_host_connected, 0,
 			SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
-	SD_BUS_PROPERTY("KernelABI", "u", get_kernel_abi, 0, 0),
-	SD_BUS_PROPERTY("Sections", "a(ssbtsb)", get_sections, 0, 0),
-	SD_BUS_PROPERTY("Certificates", "a(ssst)", get_certificates, 0, 0),
+	SD_BUS_PROPERTY("KernelABI", "u", manager_get_kernel_abi, 0, 0),
+	SD_BUS_PROPERTY("Sections", "a(ssbtsb)", manager_get_sections, 0, 0),
+	SD_BUS_PROPERTY("Certificates", "a(ssst)", manager_get_certificates, 0, 0),
 	SD_BUS_SIGNAL_WITH_ARGS("ChannelAdded", SD_BUS_ARGS("o", channel, "s", local, "s", peer),
 				0),
 	SD_BUS_SIGNAL_WITH_ARGS("ChannelRemoved", SD_BUS_ARGS("o", channel, "s", reason), 0),

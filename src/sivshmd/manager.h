@@ -88,6 +88,14 @@ void manager_cancel_session(struct manager *m, const uint8_t session[SESSION_ID_
 void manager_opened(struct manager *m, const uint8_t session[SESSION_ID_SIZE],
 		    const struct slot_ref *ref);
 
+/** manager_settled() - the host is there: systemd may be told READY */
+void manager_settled(struct manager *m);
+/** manager_tell_status() - what `systemctl status` shows */
+void manager_tell_status(struct manager *m);
+
+/* manager-host.c */
+extern const struct control_handler manager_control_handler;
+
 /* manager-bus.c, channel-bus.c, listener-bus.c */
 
 /** manager_bus_start() - connect, offer the objects, take the name */
