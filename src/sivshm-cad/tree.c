@@ -149,14 +149,15 @@ int tree_peer_uid(int fd, uint32_t *ret_uid)
 	return 0;
 }
 
-/* acl_of() - "u::rw-,g::r--,o::---" and a line for each further group; the mask keeps it read-only
- */
+/* acl_of() - the group bits are the first reader's; each further one is an entry, the mask keeps it
+ * read-only */
 static acl_t acl_of(const uint32_t *readers, size_t n)
 {
 	char text[64 + 24 * 40];
 	size_t used;
 
-	used = (size_t)snprintf(text, sizeof(text), "u::rw-,g::r--,m::r--,o::---");
+	used = (size_t)snprintf(text, sizeof(text), "u::rw-,g::r--,o::---%s",
+				n > 1 ? ",m::r--" : "");
 	for (size_t i = 1; i < n && used < sizeof(text); i++)
 		used += (size_t)snprintf(text + used, sizeof(text) - used, ",g:%u:r--", readers[i]);
 	if (used >= sizeof(text)) {
@@ -171,10 +172,9 @@ int tree_set_readers(int fd, const uint32_t *readers, size_t n)
 	acl_t acl;
 	int r = 0;
 
-	if (fchown(fd, 0, n > 0 ? readers[0] : 0) < 0 || fchmod(fd, 0640) < 0)
+	if (fchown(fd, 0, n > 0 ? readers[0] : 0) < 0)
 		return -errno;
-	if (n < 2)
-		return 0;
+	/* also for one reader: an entry for somebody who is none any more must go */
 	acl = acl_of(readers, n);
 	if (!acl || acl_set_fd(fd, acl) < 0)
 		r = -errno;

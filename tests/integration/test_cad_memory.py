@@ -157,6 +157,22 @@ def test_rights_on_files(cad):
     assert oct(cad.state.stat().st_mode)[-3:] == "700"
 
 
+def test_rights_go_with_the_membership(cad):
+    """A start with another configuration finds the files of the last one, and who may no longer read cannot."""
+    cad.configure(THREE)
+    cad.start()
+    cad.stop()
+    cad.store.forget()
+    cad.configure({**CONFIG, "vm.d/30-c.conf": f"[VM c]\nUser={UID_C}\nServices=logger\n"})
+    cad.start()
+    for owner in "ab":
+        with identity(UID_C), pytest.raises(PermissionError):
+            os.open(cad.runtime / "region/demo" / owner, os.O_RDONLY)
+    with identity(UID_B):
+        os.close(os.open(cad.runtime / "region/demo/a", os.O_RDONLY))
+    assert not (cad.runtime / "region/demo/c").exists()
+
+
 def test_not_on_tmpfs(cad, tmp_path):
     cad.runtime = tmp_path / "run"
     if os.statvfs(tmp_path).f_fsid == os.statvfs("/dev/shm").f_fsid:
