@@ -30,6 +30,7 @@ def joined(pair):
     listener = server.listen("dashboard")
     fd, path, _ = client.connect("sensor", "ivi/dashboard")
     peer_fd, peer_path, _ = server.accept(listener)
+    wait_for(lambda: not pair.host.sessions, what="Opened")
     return client, fd, path, server, peer_fd, peer_path
 
 
