@@ -10,6 +10,13 @@
 
 #define CONF_ERROR_SIZE 512
 
+/*
+ * A daemon that cannot start with its configuration returns this to main() and ends with that (the
+ * EX_CONFIG of sysexits.h): its unit then does not start it again, since that would change nothing.
+ */
+#define CONF_UNUSABLE EUCLEAN
+#define CONF_EXIT_STATUS 78
+
 /** struct conf_error - "file:line: what is wrong", for people */
 struct conf_error {
 	char text[CONF_ERROR_SIZE];

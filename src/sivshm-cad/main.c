@@ -177,7 +177,7 @@ static int run(const struct options *options)
 		r = manager_bus_start(manager, on_ready);
 	if (r >= 0)
 		r = sd_event_loop(event);
-	if (r < 0)
+	if (r < 0 && r != -CONF_UNUSABLE)
 		log_error("ending: %s", strerror(-r));
 	sd_notify(0, "STOPPING=1");
 	return r;
@@ -194,5 +194,7 @@ int main(int argc, char **argv)
 	r = parse(argc, argv, &options);
 	if (r > 0)
 		r = options.check_config ? check_config(&options) : run(&options);
+	if (r == -CONF_UNUSABLE)
+		return CONF_EXIT_STATUS;
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -89,7 +89,7 @@ static int load(struct manager *m)
 	if (r < 0) {
 		log_with(LOG_ERR, (.id = LOG_ID_CONFIG), "%s",
 			 conf_error.text[0] ? conf_error.text : strerror(-r));
-		return r;
+		return -CONF_UNUSABLE;
 	}
 	r = state_load(m, &error);
 	if (r < 0)

@@ -111,6 +111,8 @@ int main(int argc, char **argv)
 		else
 			r = run(&options);
 	}
+	if (r == -CONF_UNUSABLE)
+		return CONF_EXIT_STATUS;
 	if (r < 0 && !options.check_config)
 		log_plain(LOG_ERR, "sivshmd ends: %s", strerror(-r));
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

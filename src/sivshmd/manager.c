@@ -265,7 +265,7 @@ int manager_new(const struct options *options, struct manager **ret)
 	if (r < 0) {
 		log_event(LOG_ERR, LOG_ID_POLICY_REFUSED, NULL, "The policy cannot be used: %s",
 			  error.text[0] ? error.text : strerror(-r));
-		return r;
+		return -CONF_UNUSABLE;
 	}
 	r = make_parts(m);
 	if (r < 0)

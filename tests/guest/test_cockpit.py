@@ -204,3 +204,19 @@ def test_mistake_wrong_policy(world):
     rc, out, err = world.rtos.run("sivshmctl reload")
     world.rtos.run("rm /etc/sivshm/policy.d/99-wrong.conf; sivshmctl reload", check=True)
     assert rc != 0 and "99-wrong.conf:2" in err and "Usr" in err
+
+
+def test_mistake_policy_wrong_at_start(world):
+    """The daemon says file and line, and is not started again and again."""
+    path = "/etc/sivshm/policy.d/99-wrong.conf"
+    world.rtos.put_file(path, "[Service extra]\nUsr=sensor\n")
+    try:
+        assert world.rtos.run("systemctl restart sivshmd")[0] != 0
+        time.sleep(1)
+        out = world.rtos.run("systemctl show sivshmd -p ActiveState,ExecMainStatus,NRestarts", check=True)[1]
+        assert "ActiveState=failed" in out and "ExecMainStatus=78" in out
+        assert f"{path}:2" in story.journal(world.rtos, "sivshmd")
+        assert "sivshmd" in mistake(world, "connect", "--as", "sensor", "ivi/dashboard")
+    finally:
+        world.rtos.run(f"rm {path}; systemctl start sivshmd", check=True)
+        world.wait_connected(world.rtos)
