@@ -52,9 +52,9 @@ static void set_state(struct sivshm_channel *channel, enum sivshm_grant_state st
  * sivshm_channel_revoke() - take a channel from its holder
  * @channel: any; nothing happens when it is revoked or released already
  *
- * When this returns nobody maps the windows and nobody will.  The zap is inside the gate, so that no
- * fault shows zeros on one CPU while another still reads the window through its old entry: who has
- * seen zeros once sees nothing else any more.
+ * When this returns nobody maps the windows and nobody will.  The zap is inside the gate, so that
+ * no fault shows zeros on one CPU while another still reads the window through its old entry: who
+ * has seen zeros once sees nothing else any more.
  */
 void sivshm_channel_revoke(struct sivshm_channel *channel)
 {

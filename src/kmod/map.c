@@ -3,7 +3,7 @@
  * Mapping of windows, and taking it back.
  *
  * Pages are entered by the fault handler alone, under the gate, while the channel is not revoked.
- * A revocation sets the state and zaps what the inode's address space knows, both under the gate.  A
+ * A revocation sets the state and zaps what the inode's address space knows, both under the gate. A
  * fault before that has its pages zapped; one after it sees the state.  ->mmap enters nothing,
  * because its VMA is not yet in the address space.
  */
