@@ -48,7 +48,8 @@ static void run(const int *list, unsigned n)
 	struct opener o = {};
 	sd_event *event;
 
-	memcpy(results, list, n * sizeof(*list));
+	if (n > 0)
+		memcpy(results, list, n * sizeof(*list));
 	n_results = n;
 	n_tries = n_told = 0;
 	assert_true(sd_event_new(&event) >= 0);
