@@ -178,12 +178,12 @@ class Cad:
             self.pid = None
         return self.pid is not None
 
-    def start_fails(self, timeout=20):
-        """For configurations that must be refused; returns the log."""
+    def start_fails(self, status=78):
+        """For configurations that must be refused (EX_CONFIG), or with another status; returns the log."""
         self.spawn(False)
         pid, self.pid = self.pid, None
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 1, self.log()
+        _, ended = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(ended) == status, self.log()
         return self.log()
 
     def stop(self, how=signal.SIGTERM):

@@ -177,7 +177,7 @@ def test_not_on_tmpfs(cad, tmp_path):
     cad.runtime = tmp_path / "run"
     if os.statvfs(tmp_path).f_fsid == os.statvfs("/dev/shm").f_fsid:
         pytest.skip("everything is a tmpfs here")
-    assert "not on a tmpfs" in cad.start_fails()
+    assert "not on a tmpfs" in cad.start_fails(status=1)
     cad.options = ["--allow-non-tmpfs"]
     cad.start()
 

@@ -482,7 +482,7 @@ def test_check_config(sivshmd, tmp_path):
         assert done.returncode == 1 and f"a.conf:{line}: " in done.stderr and what in done.stderr, (text, done)
         refused_start = subprocess.run([sivshmd, f"--config-root={tmp_path}", "--no-module", "--bus=unix:path=/nowhere"],
                                        capture_output=True, text=True, timeout=20)
-        assert refused_start.returncode == 1 and f"a.conf:{line}: " in refused_start.stderr
+        assert refused_start.returncode == 78 and f"a.conf:{line}: " in refused_start.stderr
     config.write_text(RTOS)
     assert check().stdout == "4 services\n"
 
