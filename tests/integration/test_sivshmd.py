@@ -474,7 +474,7 @@ def test_caller_gives_up(pair, step, how):
     other = pair.rtos.client()
     other.connect("sensor", "ivi/dashboard")
     server.accept(listener)
-    assert pair.rtos.fds() <= before
+    wait_for(lambda: pair.rtos.fds() <= before, what="descriptors are given back")
 
 
 def test_caller_leaves_right_before_the_fd(pair):
