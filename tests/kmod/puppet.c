@@ -9,6 +9,8 @@
  *	N spawn UID CGROUP     new worker in that cgroup folder (- for the present one) of that uid
  *	N kill                 kill worker
  *	N call NR ARG...       system call: "RESULT ERRNO"
+ *	N fail NTH NR ARG...   the same with its NTH allocation failing: "RESULT ERRNO LEFT", where
+ *	                       LEFT is not 0 when it made less than that many
  *	N peek ADDRESS LENGTH  "hex BYTES", or "signal NUMBER"
  *	N poke ADDRESS HEX     "ok", or "signal NUMBER"
  *	N send OTHER FD        passes an fd to another worker: "fd NUMBER", that worker's
@@ -62,6 +64,23 @@ static void do_call(char *args, char *answer)
 	errno = 0;
 	r = syscall(a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
 	sprintf(answer, "%lx %x", r, r == -1 ? errno : 0);
+}
+
+/* Kernels that can inject faults count down from what is written here; other calls must not be hit.
+ */
+static void do_fail(char *args, char *answer)
+{
+	unsigned long nth = strtoul(args, &args, 0);
+	char number[32] = "";
+	int fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+
+	dprintf(fd, "%lu", nth);
+	do_call(args, answer);
+	if (pread(fd, number, sizeof(number) - 1, 0) < 0)
+		strcpy(number, "0");
+	dprintf(fd, "0");
+	close(fd);
+	sprintf(answer + strlen(answer), " %lx", strtoul(number, NULL, 0));
 }
 
 static void do_peek(char *args, char *answer)
@@ -185,6 +204,8 @@ static void obey(int socket, char *line)
 	answer[0] = 0;
 	if (strncmp(line, "call ", 5) == 0)
 		do_call(line + 5, answer);
+	else if (strncmp(line, "fail ", 5) == 0)
+		do_fail(line + 5, answer);
 	else if (strncmp(line, "peek ", 5) == 0)
 		do_peek(line + 5, answer);
 	else if (strncmp(line, "poke ", 5) == 0)

@@ -145,6 +145,12 @@ class Worker:
         self.begin(name, *args)
         return self.finish()
 
+    def call_failing(self, nth, name, *args):
+        """The call with its nth allocation failing: (result or name of the error, was there one to fail?)"""
+        self.say(f"fail {nth} " + " ".join(str(ctypes.c_uint64(a).value) for a in (NR[name], *args)))
+        result, error, left = (int(n, 16) for n in self.answer().split())
+        return errno.errorcode[error] if error else result, left == 0
+
     def peek(self, address, size=8):
         if size == 0:
             return b""
