@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define FRAME_MAX 65536 /* with the NUL */
+#define FRAME_MAX 131072 /* with the NUL; a Hello that names all slots fits */
 #define FRAME_QUEUE_MAX (1024 * 1024)
 
 /**

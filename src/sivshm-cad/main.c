@@ -7,10 +7,13 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include "log.h"
 #include "manager-bus.h"
 #include "manager.h"
+
+#define CONF_RETRY_SEC 2
 
 enum {
 	OPTION_BUS = 256,
@@ -183,9 +186,22 @@ static int run(const struct options *options)
 	return r;
 }
 
+/*
+ * end_unusable() - the unit stays down, but not while systemd holds connections of running machines
+ * for us: it would close them, and QEMU cannot connect again.  Then the next try comes soon.
+ */
+static int end_unusable(bool has_machines)
+{
+	if (!has_machines)
+		return CONF_EXIT_STATUS;
+	sleep(CONF_RETRY_SEC);
+	return EXIT_FAILURE;
+}
+
 int main(int argc, char **argv)
 {
 	struct options options = {.config_root = ""};
+	bool has_machines = sd_listen_fds(false) > 0;
 	int r;
 
 	umask(0077);
@@ -195,6 +211,6 @@ int main(int argc, char **argv)
 	if (r > 0)
 		r = options.check_config ? check_config(&options) : run(&options);
 	if (r == -CONF_UNUSABLE)
-		return CONF_EXIT_STATUS;
+		return end_unusable(has_machines);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

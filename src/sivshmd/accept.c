@@ -355,7 +355,7 @@ static int deliver(struct session *s, int *fd)
 	ready.steps = s->steps;
 	ready.handshake_usec = steps_elapsed(&s->steps);
 	r = listener_deliver(s->listener, &ready);
-	channel_announce(channel);
+	channel_announce(channel, &s->steps);
 	if (r < 0)
 		return r;
 	TAKE_PTR(certificate);

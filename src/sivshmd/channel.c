@@ -68,9 +68,20 @@ int channel_new(struct manager *m, const struct channel_spec *spec, struct chann
 	return 0;
 }
 
-void channel_announce(struct channel *c)
+void channel_announce(struct channel *c, const struct steps *steps)
 {
-	log_channel(LOG_INFO, LOG_ID_CHANNEL_OPENED, c, "open");
+	char peer[PEER_NAME_SIZE], text[STEPS_TEXT_SIZE] = "";
+
+	peer_name_format(&c->peer, peer);
+	if (steps)
+		steps_format(steps, text);
+	log_event(LOG_INFO, LOG_ID_CHANNEL_OPENED,
+		  &(struct log_about){.service = c->local,
+				      .peer = peer,
+				      .channel = c->path,
+				      .steps = steps ? text : NULL},
+		  "Channel %s with %s: open%s%s", c->local, peer, steps ? ", microseconds " : "",
+		  text);
 	channel_bus_added(c);
 }
 
@@ -188,18 +199,36 @@ static void released(struct manager *m, const struct slot_ref *ref)
 		channel_end(c, c->reason ? c->reason : REASON_CLOSED);
 }
 
+/* The host may be writing the entry: look again. */
+static int look(struct manager *m, unsigned slot, struct sivshm_slot *ret)
+{
+	int r = -EAGAIN;
+
+	for (unsigned i = 0; i < 64 && r == -EAGAIN; i++)
+		r = device_slot(m->device, slot, ret);
+	return r;
+}
+
+/* The next slot, from *@i on, that the kernel holds a channel in.  One that cannot be read must not
+ * hide those behind it: what Hello does not name is granted to others. */
+static bool next_channel(struct manager *m, unsigned *i, struct sivshm_slot *ret)
+{
+	int r = 0;
+
+	while (*i < SIVSHM_MAX_SLOTS && r != -ENOENT) {
+		r = look(m, (*i)++, ret);
+		if (r >= 0 && ret->channel != SIVSHM_CHANNEL_NONE)
+			return true;
+	}
+	return false;
+}
+
 /* Does the kernel hold a channel of this grant?  Then its own RELEASED will tell of the end. */
 static bool kernel_has(struct manager *m, const struct slot_ref *ref)
 {
 	struct sivshm_slot s;
-	int r;
 
-	for (unsigned i = 0; i < 64; i++) {
-		r = device_slot(m->device, ref->slot, &s);
-		if (r != -EAGAIN) /* the host is writing the entry */
-			break;
-	}
-	return r >= 0 && s.channel != SIVSHM_CHANNEL_NONE &&
+	return look(m, ref->slot, &s) >= 0 && s.channel != SIVSHM_CHANNEL_NONE &&
 	       s.channel_generation == ref->generation;
 }
 
@@ -250,7 +279,13 @@ static void denied(struct manager *m, struct channel *c, const struct sivshm_eve
 {
 	struct caller who = {.uid = e->uid, .pid = (pid_t)e->pid, .cgroup = e->cgroup};
 	char peer[PEER_NAME_SIZE] = "";
+	unsigned suppressed;
 
+	/* who is denied can try as fast as events are read */
+	if (!ratelimit_allow(&m->refusals, e->uid, clock_usec(CLOCK_MONOTONIC), &suppressed))
+		return;
+	if (suppressed > 0)
+		log_plain(LOG_NOTICE, "%u refusals were not logged", suppressed);
 	if (c)
 		peer_name_format(&c->peer, peer);
 	log_event(LOG_WARNING, LOG_ID_DENIED,
@@ -326,15 +361,16 @@ static void adopt(struct manager *m, const struct sivshm_slot *s)
 	if (channel_new(m, &spec, &c) < 0)
 		log_plain(LOG_ERR, "Slot %u: out of memory", s->slot);
 	else
-		channel_announce(c);
+		channel_announce(c, NULL);
 }
 
 void channels_adopt(struct manager *m)
 {
 	struct sivshm_slot s;
+	unsigned i = 0;
 
-	for (unsigned i = 0; device_slot(m->device, i, &s) >= 0; i++)
-		if (s.channel != SIVSHM_CHANNEL_NONE && (s.flags & SIVSHM_SLOT_ORPHAN))
+	while (next_channel(m, &i, &s))
+		if (s.flags & SIVSHM_SLOT_ORPHAN)
 			adopt(m, &s);
 	channels_apply_policy(m);
 }
@@ -343,12 +379,13 @@ int channels_in_kernel(struct manager *m, struct slot_ref **ret, size_t *ret_n)
 {
 	_cleanup_free_ struct slot_ref *refs = NULL;
 	struct sivshm_slot s;
+	unsigned i = 0;
 	size_t n = 0;
 
 	refs = calloc(SIVSHM_MAX_SLOTS, sizeof(*refs));
 	if (!refs)
 		return -ENOMEM;
-	for (unsigned i = 0; i < SIVSHM_MAX_SLOTS && device_slot(m->device, i, &s) >= 0; i++)
+	while (next_channel(m, &i, &s))
 		if (s.channel == SIVSHM_CHANNEL_OPEN || s.channel == SIVSHM_CHANNEL_REVOKED)
 			refs[n++] = (struct slot_ref){s.slot, s.channel_generation};
 	*ret = TAKE_PTR(refs);

@@ -65,8 +65,11 @@ struct channel_spec {
 
 /** channel_new() - owned by the manager until channel_event() sees its end */
 int channel_new(struct manager *m, const struct channel_spec *spec, struct channel **ret);
-/** channel_announce() - journal and signal; after the caller has its answer, who waits for it */
-void channel_announce(struct channel *c);
+/**
+ * channel_announce() - journal and signal; after the caller has its answer, who waits for it
+ * @steps: of the handshake; NULL for a channel that was there before
+ */
+void channel_announce(struct channel *c, const struct steps *steps);
 /** channels_free() - silent */
 void channels_free(struct manager *m);
 /** channels_adopt() - take over what a former owner has left in the kernel */

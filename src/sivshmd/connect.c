@@ -138,7 +138,7 @@ static void on_opened(int fd, const struct failure *error, void *userdata)
 	r = new_channel(c, &channel);
 	if (r >= 0) {
 		r = answer(c, channel_fd, channel);
-		channel_announce(channel);
+		channel_announce(channel, &c->steps);
 	}
 	manager_opened(c->manager, c->session, &c->ref);
 	if (r < 0)

@@ -64,6 +64,8 @@ static void add_about(struct entry *e, const struct log_about *about)
 		add(e, "SIVSHM_CHANNEL=%s", about->channel);
 	if (about->error)
 		add(e, "SIVSHM_ERROR=%s", about->error);
+	if (about->steps)
+		add(e, "SIVSHM_STEPS=%s", about->steps);
 	if (!about->caller)
 		return;
 	add(e, "SIVSHM_UID=%u", about->caller->uid);

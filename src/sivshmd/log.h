@@ -32,6 +32,7 @@ struct log_about {
 	const char *peer;
 	const char *channel; /* object path */
 	const char *error;   /* name, as on the bus */
+	const char *steps;   /* steps_format() */
 	const struct caller *caller;
 };
 

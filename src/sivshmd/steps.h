@@ -3,9 +3,13 @@
 #ifndef SIVSHMD_STEPS_H
 #define SIVSHMD_STEPS_H
 
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "clock.h"
 
 #define STEPS_MAX 8
+#define STEPS_TEXT_SIZE 256
 
 struct steps {
 	uint64_t began; /* CLOCK_MONOTONIC */
@@ -27,6 +31,17 @@ static inline void steps_ended(struct steps *s, const char *name)
 		return;
 	s->items[s->n].name = name;
 	s->items[s->n++].usec = steps_elapsed(s);
+}
+
+/* "caller=2646 policy=2787 ..." */
+static inline void steps_format(const struct steps *s, char ret[STEPS_TEXT_SIZE])
+{
+	size_t used = 0;
+
+	ret[0] = '\0';
+	for (unsigned i = 0; i < s->n && used < STEPS_TEXT_SIZE; i++)
+		used += (size_t)snprintf(ret + used, STEPS_TEXT_SIZE - used, "%s%s=%" PRIu64,
+					 i ? " " : "", s->items[i].name, s->items[i].usec);
 }
 
 #endif

@@ -33,11 +33,11 @@ def programs(image):
     script, kernel = paths.ROOT / "src/kmod/build-module", f"/lib/modules/{image.kver}/build"
     env = builds.environment()
     builds.run([script, kernel, paths.ROOT / "src/kmod", work / "sivshm"], log, env=env)
-    builds.run([script, kernel, paths.ROOT / "tests/kmod/store", work / "store"], log, env=env)
+    store = builds.test_module(image, "store")
     builds.run(["gcc", "-O2", "-Wall", "-static", "-o", work / "puppet", paths.ROOT / "tests/kmod/puppet.c"],
                log, env=env)
     return {path.name: path.read_bytes()
-            for path in (work / "sivshm/sivshm.ko", work / "store/store.ko", work / "puppet")}
+            for path in (work / "sivshm/sivshm.ko", work / "puppet")} | {"store.ko": store}
 
 
 class Bench:

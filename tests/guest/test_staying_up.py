@@ -75,6 +75,22 @@ def test_new_connection_after_the_host_daemon_was_killed(world):
     world.wait_channels(0)
 
 
+def test_host_configuration_broken(world, stream):
+    """A mistake in a file and a crash at the wrong moment cut no machine off."""
+    path = "/etc/sivshm-ca/vm.d/99-wrong.conf"
+    world.host.put_file(path, "[VM wrong]\nUsr=1\n")
+    try:
+        assert world.host.run("systemctl reload sivshm-cad")[0] != 0
+        assert host_is_whole(world)
+        world.host.run("systemctl kill -s KILL sivshm-cad", check=True)
+        world.wait_until(lambda: f"{path}:2" in world.host.journal("-u", "sivshm-cad"), "file and line in the journal")
+        goes_on(world)
+    finally:
+        world.host.run(f"rm {path}", check=True)
+    world.wait_until(lambda: host_is_whole(world), "the host daemon is back with every VM", 30)
+    assert [c["id"] for c in world.channels()] == [stream["id"]]
+
+
 def test_guest_daemon_killed(world, stream):
     """The channel lives on in the kernel, and the next daemon adopts it."""
     for guest in (world.rtos, world.ivi):

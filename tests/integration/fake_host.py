@@ -227,7 +227,7 @@ class FakeHost:
                     if v == vm and (slot, generation) not in exists:
                         self.released(v, slot, generation)
         return {"version": 1, "nonce": params["nonce"], "vm": vm, "trustDomain": self.domain,
-                "timeUSec": int((time.time() + self.time_shift) * 1e6), "maxFrame": 65536,
+                "timeUSec": int((time.time() + self.time_shift) * 1e6), "maxFrame": 131072,
                 "random": base64.b64encode(os.urandom(64)).decode(), "trustBundle": self.ca.pem}
 
     def on_IssueCertificate(self, connection, vm, params):

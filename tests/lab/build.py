@@ -68,6 +68,15 @@ def compile(config):
     return where
 
 
+def test_module(image, name):
+    """A module of tests/kmod, built for the guests' kernel. Returns its bytes."""
+    paths.BUILD.mkdir(exist_ok=True)
+    work = paths.BUILD / "kmod-tests" / image.kver / name
+    run([paths.ROOT / "src/kmod/build-module", f"/lib/modules/{image.kver}/build", paths.ROOT / "tests/kmod" / name, work],
+        paths.BUILD / "kmod-tests.log", env=environment())
+    return (work / f"{name}.ko").read_bytes()
+
+
 def install(image):
     """Compiles with gcc and installs into build/dest, module included. Returns that folder."""
     where, dest = compile("gcc"), paths.BUILD / "dest"

@@ -6,10 +6,15 @@ A step returns facts and raises StoryError when the world is not as it must be.
 
 import contextlib
 import json
+import re
 import time
+
+from . import build as builds
+from .world import PCI_SLOT, RUNTIME, SECTION_SIZE
 
 LIBEXEC = "/usr/libexec/sivshm"
 TESTS = f"{LIBEXEC}/tests"
+CHANNEL_OPENED = "5a0f1c8e8d5b4d0fb7c2c4a6d1b7e302"  # MESSAGE_ID, sivshmd(8)
 
 
 class StoryError(Exception):
@@ -120,7 +125,10 @@ def stop_demo_services(world):
 
 
 def journal(guest, name):
-    return guest.run(["/usr/bin/journalctl", "--no-pager", "-o", "cat", "-u", name], check=True)[1]
+    """What a service has printed since it was started last; earlier runs say nothing of this one."""
+    run = guest.run(["/usr/bin/systemctl", "show", "-P", "InvocationID", name], check=True)[1].strip()
+    return guest.run(["/usr/bin/journalctl", "--no-pager", "-o", "cat", f"_SYSTEMD_INVOCATION_ID={run}"],
+                     check=True)[1] if run else ""
 
 
 def events(guest, name):
@@ -164,7 +172,17 @@ def stream(world, messages=2000):
     progress = world.wait_until(moved, f"{messages} messages at the dashboard", 60)
     need(not last_event(world.ivi, "dashboard", "corrupt"), "the dashboard got a message that was not sent so")
     identities = {"rtos/sensor": dashboard["peer_spiffe"], "ivi/dashboard": sensor["peer_spiffe"]}
-    return {"identities": identities, "messages": progress["messages"]}
+    steps = {"rtos/sensor": handshake_steps(world.rtos), "ivi/dashboard": handshake_steps(world.ivi)}
+    return {"identities": identities, "messages": progress["messages"], "steps": steps}
+
+
+def handshake_steps(guest):
+    """Steps of the last channel that a guest's daemon opened: {step: microseconds}, from its journal."""
+    out = guest.run(["/usr/bin/journalctl", "--no-pager", "-o", "json", "-n", "1", "-u", "sivshmd",
+                     f"MESSAGE_ID={CHANNEL_OPENED}"], check=True)[1]
+    need(out.strip(), f"{guest.name}: no channel in the journal of sivshmd")
+    fields = json.loads(out.splitlines()[-1])
+    return {name: int(usec) for name, usec in (step.split("=") for step in fields["SIVSHM_STEPS"].split())}
 
 
 def revoke_stream(world):
@@ -261,9 +279,29 @@ def refuse_peer_store(world):
     return refusal("store to the peer's window", rc == 0 and answer["ok"], text)
 
 
+def kernel_store(guest, slot, offset):
+    """What becomes of a store by the guest's kernel to BAR2 of the device in a PCI slot: sticks or ignored."""
+    guest.run(f"insmod /root/store.ko device={slot} offset={offset}")  # it never stays loaded
+    return re.findall(r"store: (\w+)", guest.kernel_log())[-1]
+
+
+def refuse_kernel_store(world):
+    """The kernel itself stores to the peer's section and to the grant table; the own section shows that it can."""
+    world.rtos.put_file("/root/store.ko", builds.test_module(world.image, "store"))
+    files = [RUNTIME / "region/cockpit/ivi", RUNTIME / "vm/rtos/grants"]
+    before = [path.read_bytes() for path in files]
+    table, own, peer = (PCI_SLOT + i for i in range(3))
+    need(kernel_store(world.rtos, own, SECTION_SIZE - 4096) == "sticks", "not even the own section can be written")
+    tries = {f"{name} at {offset}": kernel_store(world.rtos, slot, offset)
+             for name, slot in (("peer's section", peer), ("grant table", table)) for offset in (0, 4096, 65536)}
+    same = [path.read_bytes() for path in files] == before
+    text = ", ".join(f"{name}: {what}" for name, what in tries.items()) + ("" if same else "; BUT THE MEMORY CHANGED")
+    return refusal("store by the guest's kernel", same and set(tries.values()) == {"ignored"}, text)
+
+
 def refusals(world):
     """All of them; the echo service of ivi is there for those that need a channel first."""
-    out = [refuse_without_policy(world), refuse_other_name(world), refuse_sysfs(world)]
+    out = [refuse_without_policy(world), refuse_other_name(world), refuse_sysfs(world), refuse_kernel_store(world)]
     with echo(world):
         out += [refuse_passed_fd(world), refuse_peer_store(world)]
     return out

@@ -22,6 +22,7 @@ from . import paths, qemu
 EXAMPLE = paths.ROOT / "examples/cockpit"
 RUNTIME = Path("/run/sivshm-ca")
 UIDS = {"rtos": 61001, "ivi": 61002}
+PCI_SLOT, SECTION_SIZE = 0x10, 16 << 20  # PciSlot= and SectionSize= of the example
 PLAIN_SIZE = 1 << 20
 PLAIN_SLOT = "0x1e"
 CA_NAME, CA_PATH, CA_INTERFACE = "org.sivshm.ca1", "/org/sivshm/ca1", "org.sivshm.ca1.Manager"
