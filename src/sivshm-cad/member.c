@@ -2,10 +2,13 @@
 /* A member's section memory, doorbell and ivshmem connection. */
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
+#include "bell.h"
 #include "channel.h"
 #include "log.h"
 #include "manager.h"
@@ -24,12 +27,10 @@ bool member_is_ready(const struct member *member)
 
 void member_ring(struct member *member)
 {
-	static const uint64_t one = 1;
+	int r = member_is_ready(member) ? bell_ring(member->bells[0]) : 0;
 
-	/* EAGAIN: it is ringing already */
-	if (member_is_ready(member) && write(member->bells[0], &one, sizeof(one)) < 0 &&
-	    errno != EAGAIN)
-		log_warning("ringing VM %s: %s", member->vm->name, strerror(errno));
+	if (r < 0)
+		log_warning("ringing VM %s: %s", member->vm->name, strerror(-r));
 }
 
 /* section memory */
@@ -76,6 +77,16 @@ void member_stop_scrubbing(struct member *member)
 	while (!LIST_EMPTY(&member->emptying))
 		emptying_free(LIST_FIRST(&member->emptying));
 	member->reset = scrub_cancel(member->reset);
+}
+
+/* repair_section() - a QEMU that was taken over may have cut the file, let it grow, or asked for
+ * O_APPEND, by which our own writes would miss their place */
+static int repair_section(struct member *member)
+{
+	if (fcntl(member->section_fd, F_SETFL, 0) < 0 ||
+	    ftruncate(member->section_fd, (off_t)member->region->section_size) < 0)
+		return -errno;
+	return 0;
 }
 
 /* member_write_header() - nothing of the VM's last life is left here; say what the section is */
@@ -210,6 +221,8 @@ static void on_clean(int r, void *userdata)
 	struct region *region = member->region;
 
 	member->reset = NULL;
+	if (r >= 0)
+		r = repair_section(member);
 	if (r >= 0)
 		r = member_write_header(member);
 	if (r >= 0)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Sections, doorbells and grants: who sees what, and that a window is nobody else's too early."""
 
+import fcntl
 import mmap
 import os
 import time
@@ -69,6 +70,19 @@ def test_vector_zero_is_the_hosts(pair):
         except BlockingIOError:
             pass
     assert a.device.bell(0)
+
+
+def test_qemu_cannot_make_the_host_wait(channel):
+    """The open file of an eventfd is shared: a QEMU that was taken over can fill it and make writes to it block.
+    With a write() in bell_ring() the daemon never comes back from the withdrawal."""
+    cad, a, b, h = channel
+    bell = a.device.peers[a.device.id][0]
+    os.write(bell, (2**64 - 2).to_bytes(8, "little"))
+    os.set_blocking(bell, True)
+    cad.call("RevokeChannel", "ss", a.table.grant(h.at_a["slot"])["channel"].hex(), "test")
+    assert b.daemon.await_method("Revoked")
+    assert a.table.grant(h.at_a["slot"])["state"] == b.table.grant(h.at_b["slot"])["state"] == REVOKED
+    os.set_blocking(bell, False)
 
 
 def test_each_connection_has_its_own_eventfds(pair):
@@ -213,6 +227,19 @@ def test_section_is_clean_for_a_new_vm(pair):
     a.plug()
     assert a.device.map[:8] == b"SIVSHMS1"
     assert a.device.map[70000:70006] == bytes(6)
+
+
+def test_section_is_whole_for_a_new_vm(pair):
+    """Whatever the last QEMU did to the open file that it shares with the daemon."""
+    cad, a, _ = pair
+    for size in (4096, 8 << 20):
+        fcntl.fcntl(a.device.shm, fcntl.F_SETFL, os.O_APPEND)
+        os.ftruncate(a.device.shm, size)
+        a.unplug()
+        wait_for(lambda: not cad.vms()["a"]["connected"], what="a is gone")
+        a.plug()
+        assert os.fstat(a.device.shm).st_size == 1 << 20
+        assert a.device.map[:8] == b"SIVSHMS1"
 
 
 # life of a grant
