@@ -19,8 +19,8 @@ static struct region *next_region(struct manager *m, const struct channel_reques
 		struct member *from = region_member(m->regions[*i], q->from_vm);
 		struct member *to = region_member(m->regions[*i], q->to_vm);
 
-		if (from && to && from != to && member_is_connected(from) &&
-		    member_is_connected(to))
+		/* ready, not merely connected: until then the section is being zeroed */
+		if (from && to && from != to && member_is_ready(from) && member_is_ready(to))
 			return m->regions[(*i)++];
 	}
 	return NULL;

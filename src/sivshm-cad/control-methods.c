@@ -97,8 +97,9 @@ static int handle_hello(struct vm *vm, struct rpc_request **request, json_t *par
 	}
 	rpc_request_reply(TAKE_PTR(*request), welcome);
 	vm->control->ready = true;
-	log_with(LOG_INFO, (.vm = vm->name), "VM %s: daemon said hello, %zu channels", vm->name,
-		 hello.n_channels);
+	if (ratelimit_take(&vm->hellos, manager_now(vm->manager), 10 * 1000000ULL, 100))
+		log_with(LOG_INFO, (.vm = vm->name), "VM %s: daemon said hello, %zu channels",
+			 vm->name, hello.n_channels);
 	remind(vm, &hello);
 	msg_hello_done(&hello);
 	return 0;

@@ -19,7 +19,7 @@ struct vm {
 	struct control *control;
 	unsigned n_sessions; /* handshakes that it began */
 	size_t relay_bytes;  /* of flights on their way to it */
-	struct ratelimit certificates, refusals;
+	struct ratelimit certificates, refusals, hellos;
 };
 
 /** vm_new() - folder, control socket, and the grant table if a predecessor left one */
