@@ -8,6 +8,7 @@
 #include "listener.h"
 #include "log.h"
 #include "manager.h"
+#include "steps.h"
 
 /* The number in the path survives a restart of the daemon: slot and generation name a channel. */
 static void set_path(struct channel *c)

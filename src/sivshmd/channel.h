@@ -20,6 +20,7 @@
 
 struct manager;
 struct ready;
+struct steps;
 
 /* why a channel ended (ChannelRemoved) */
 #define REASON_CLOSED "closed"
