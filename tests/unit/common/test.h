@@ -18,7 +18,7 @@
 /* @n times @c, in a static buffer */
 static inline const char *repeated(char c, size_t n)
 {
-	static char text[70000];
+	static char text[140000]; /* more than FRAME_MAX */
 
 	assert_true(n < sizeof(text));
 	memset(text, c, n);

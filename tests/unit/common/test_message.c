@@ -9,6 +9,7 @@
 
 #include "frame.h"
 #include "message.h"
+#include "rpc.h"
 
 #define ID "\"00112233445566778899aabbccddeeff\""
 #define EKM "\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\""
@@ -110,7 +111,7 @@ static const struct message {
 	{"welcome", decode_welcome,
 	 "{\"version\":1,\"nonce\":" ID ",\"vm\":\"rtos\",\"trustDomain\":\"sivshm.local\","
 	 "\"timeUSec\":1764000000000000,\"random\":" RANDOM ",\"trustBundle\":" PEM
-	 ",\"maxFrame\":65536}"},
+	 ",\"maxFrame\":131072}"},
 	{"issue", decode_issue, "{\"service\":\"sensor\",\"csr\":" PEM "}"},
 	{"issued", decode_issued, "{\"certificate\":" PEM ",\"notAfter\":1764000000}"},
 	{"service", decode_service, "{\"service\":\"sensor\"}"},
@@ -250,7 +251,7 @@ static void members_with_wrong_values(void **state)
 		{"welcome", "random", "\"\""},
 		{"welcome", "trustBundle", "\"\""},
 		{"welcome", "trustBundle", "\"a\\u0001\""},
-		{"welcome", "maxFrame", "65535"},
+		{"welcome", "maxFrame", "131071"},
 		{"issue", "service", "\"a/b\""},
 		{"issue", "csr", "\"\\u00e4\""},
 		{"issued", "notAfter", "-1"},
@@ -318,6 +319,26 @@ static void strings_with_nul(void **state)
 		}
 		json_decref(good);
 	}
+}
+
+/* A VM with every slot in use, each for the four thousand millionth time. */
+static void longest_hello_fits_a_frame(void **state)
+{
+	struct slot_ref *channels = calloc(SIVSHM_MAX_SLOTS, sizeof(*channels));
+	struct msg_hello hello = {
+		.version = PROTOCOL_VERSION, .n_channels = SIVSHM_MAX_SLOTS, .channels = channels};
+	char *text = NULL;
+
+	(void)state;
+	assert_non_null(channels);
+	strcpy(hello.boot_id, "01234567-89ab-cdef-0123-456789abcdef");
+	for (uint32_t i = 0; i < SIVSHM_MAX_SLOTS; i++)
+		channels[i] = (struct slot_ref){i, UINT32_MAX};
+	assert_int_equal(rpc_format_request(INT64_MAX, "Hello", msg_hello_encode(&hello), &text),
+			 0);
+	assert_true(strlen(text) < FRAME_MAX);
+	free(text);
+	free(channels);
 }
 
 static void text_limits(void **state)
@@ -413,6 +434,7 @@ int main(void)
 		cmocka_unit_test(encoders_refuse),
 		cmocka_unit_test(too_many_channels),
 		cmocka_unit_test(text_limits),
+		cmocka_unit_test(longest_hello_fits_a_frame),
 		cmocka_unit_test(round_trips),
 	};
 
