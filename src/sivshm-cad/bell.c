@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -16,11 +15,13 @@
 static aio_context_t queue;
 static int null_fd = -1;
 
-static bool can_signal(void)
+int bell_init(void)
 {
 	if (null_fd < 0)
 		null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	return null_fd >= 0 && (queue || syscall(SYS_io_setup, QUEUE, &queue) == 0);
+	if (null_fd < 0 || (!queue && syscall(SYS_io_setup, QUEUE, &queue) < 0))
+		return -errno;
+	return 0;
 }
 
 /* signal_fd() - read nothing from nowhere; that it is done is what the eventfd is told */
@@ -54,5 +55,5 @@ static int write_fd(int eventfd)
 
 int bell_ring(int eventfd)
 {
-	return can_signal() ? signal_fd(eventfd) : write_fd(eventfd);
+	return queue ? signal_fd(eventfd) : write_fd(eventfd);
 }

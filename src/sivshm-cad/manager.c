@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bell.h"
 #include "channel.h"
 #include "control.h"
 #include "log.h"
@@ -151,6 +152,10 @@ int manager_new(const struct options *options, sd_event *event, struct manager *
 	m->tree.fd = -1;
 	TAILQ_INIT(&m->channels);
 	TAILQ_INIT(&m->sessions);
+	r = bell_init();
+	if (r < 0)
+		log_warning("no asynchronous I/O, so that a hostile QEMU can stop this daemon: %s",
+			    strerror(-r));
 	r = load(m);
 	if (r >= 0)
 		r = open_tree(m);

@@ -66,5 +66,7 @@ int main(void)
 		cmocka_unit_test(test_not_an_eventfd),
 	};
 
+	if (bell_init() < 0)
+		return 1;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
