@@ -38,11 +38,11 @@ def summary(values):
 
 @contextlib.contextmanager
 def unit(guest, name, user, command):
-    """A transient service of its own user and cgroup, stopped at the end."""
+    """A transient service of its own user and cgroup, stopped at the end. Gives its invocation id."""
     guest.run(["/usr/bin/systemd-run", "--quiet", "--collect", f"--unit={name}", f"--uid={user}", "--",
                *command], check=True)
     try:
-        yield
+        yield invocation(guest, name)
     finally:
         guest.run(["/usr/bin/systemctl", "stop", name])
 
@@ -126,7 +126,14 @@ def stop_demo_services(world):
 
 def journal(guest, name):
     """What a service has printed since it was started last; earlier runs say nothing of this one."""
-    run = guest.run(["/usr/bin/systemctl", "show", "-P", "InvocationID", name], check=True)[1].strip()
+    return journal_of(guest, invocation(guest, name))
+
+
+def invocation(guest, name):
+    return guest.run(["/usr/bin/systemctl", "show", "-P", "InvocationID", name], check=True)[1].strip()
+
+
+def journal_of(guest, run):
     return guest.run(["/usr/bin/journalctl", "--no-pager", "-o", "cat", f"_SYSTEMD_INVOCATION_ID={run}"],
                      check=True)[1] if run else ""
 
@@ -233,14 +240,14 @@ def refuse_passed_fd(world):
     """sensor hands its channel fd to another unit; that one, though of the same user, can do nothing with it."""
     path = "/run/fdpass/socket"
     world.rtos.run("install -d -o sensor -g sensor -m 755 /run/fdpass; rm -f /run/fdpass/socket", check=True)
-    with unit(world.rtos, "fdpass", "sensor", [f"{TESTS}/fdpass", "sensor", "ivi/dashboard", path]):
+    with unit(world.rtos, "fdpass", "sensor", [f"{TESTS}/fdpass", "sensor", "ivi/dashboard", path]) as run:
         world.wait_until(lambda: world.rtos.run(f"test -S {path}")[0] == 0, "fdpass is ready")
         rc, out, err = world.rtos.run(
             ["/usr/bin/systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--uid=sensor", "--",
              f"{TESTS}/holder-probe", "--socket", path])
         need(out, f"holder-probe: exit {rc}: {err}")
         answer = json.loads(out)
-        world.wait_until(lambda: "passed" in journal(world.rtos, "fdpass"), "fdpass goes on")
+        world.wait_until(lambda: "passed" in journal_of(world.rtos, run), "fdpass goes on")
     world.wait_channels(0)
     text = ", ".join(f"{a['name']}: {a['error']}" for a in answer["attempts"])
     return refusal("channel fd handed to another unit", rc == 0 and answer["refused"], text)
