@@ -54,6 +54,7 @@ class FakeKernel:
         self.grants = [Grant() for _ in range(slots)]
         self.channels = {}
         self.sections = [("cockpit", vm, True), ("cockpit", "peer", False)]
+        self.busy = []  # slots of the next SIVSHM_GET_SLOTs that find the host writing
         self.open_errors = []  # errno of the next SIVSHM_OPENs, 0 for success
         self.owner = None
         self.pending = []  # events nobody has read
@@ -200,6 +201,9 @@ class FakeKernel:
         slot = struct.unpack("<I", argument[:4])[0]
         if slot >= len(self.grants) or not self.has_table:
             raise OSError(errno.ENOENT, "")
+        if slot in self.busy:
+            self.busy.remove(slot)
+            raise OSError(errno.EAGAIN, "")
         g, c = self.grants[slot], self.channels.get(slot)
         return 0, SLOT.pack(slot, g.state, g.generation, c.state if c else C_NONE, c.generation if c else 0,
                             ORPHAN if c and c.orphan else 0, c.uid if c else 0, 0, c.cgroup if c else 0, 1, 0,

@@ -323,6 +323,22 @@ def test_device_breaks(pair):
 # Itself
 
 
+def test_restart_while_the_host_writes(pair):
+    """An entry that cannot be read just now hides no channel: what Hello does not name is granted to others."""
+    client, fd, path, *_ = joined(pair)
+    second_fd, second_path, _ = client.connect("sensor", "ivi/dashboard")
+    rows = sorted(client.manager("ListChannels")[0])
+    pair.rtos.kill()
+    first, second = sorted(row[1] for row in rows)
+    # soon over; and longer than anybody asks, in a slot without a channel before one that has
+    pair.rtos.kernel.busy += 3 * [first] + 1000 * [s for s in range(second) if s != first]
+    pair.rtos.start()
+    wait_for(lambda: sorted(client.manager("ListChannels")[0]) == rows, what="adopted")
+    told = pair.host.params("rtos", "Hello")[-1]["channels"]
+    assert sorted(c["slot"] for c in told) == [first, second]
+    os.close(fd), os.close(second_fd)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_restart(pair, how):
     """Channels outlive the daemon; the next one knows them by the same names."""
