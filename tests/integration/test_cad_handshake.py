@@ -262,8 +262,8 @@ def test_cancel(listening, step, who):
     h = Handshake(a, b)
     advance(h, step)
     session = h.session or h.request["params"]["session"]
+    other.daemon.call("Unlisten", service="nothing")  # what it said before has been heard
     if step == "opened":
-        other.daemon.call("Unlisten", service="nothing")  # what it said before has been heard
         refused(NO_OBJECT, lambda: victim.daemon.call("Cancel", session=session))
         return
     assert victim.daemon.call("Cancel", session=session) == {}
