@@ -20,9 +20,11 @@ static int device_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	u64 size = pci_resource_len(pdev, SIVSHM_BAR_MEMORY);
 	u64 magic;
+	int r;
 
-	if (sivshm_bar_magic(pdev, &magic) < 0)
-		return -ENODEV;
+	r = sivshm_bar_magic(pdev, &magic);
+	if (r < 0)
+		return r == -ENOMEM ? r : -ENODEV;
 	if (size <= SIVSHM_MAX_TABLE_SIZE && magic == SIVSHM_TABLE_MAGIC)
 		return sivshm_table_probe(pdev);
 	if (size >= SIVSHM_MIN_SECTION_SIZE)

@@ -125,6 +125,8 @@ fail:
 /* What the table says must be what the hypervisor plugged. */
 static int check_device(struct pci_dev *pdev, const struct sivshm_place *place)
 {
+	int r;
+
 	if (pci_resource_len(pdev, SIVSHM_BAR_MEMORY) != place->size) {
 		pci_err(pdev, "section is not of the size the grant table says: refused\n");
 		return -ENODEV;
@@ -135,11 +137,12 @@ static int check_device(struct pci_dev *pdev, const struct sivshm_place *place)
 		pci_err(pdev, "own section has too few vectors: refused\n");
 		return -ENODEV;
 	}
-	if (sivshm_bar_writable(pdev, offsetof(struct sivshm_section_header, reserved0)) != 0) {
+	r = sivshm_bar_writable(pdev, offsetof(struct sivshm_section_header, reserved0));
+	if (r > 0) {
 		pci_err(pdev, "section of %s is writable to us: refused\n", place->vm);
 		return -ENODEV;
 	}
-	return 0;
+	return r;
 }
 
 static void section_publish(struct sivshm_section_device *section)

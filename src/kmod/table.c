@@ -240,7 +240,10 @@ int sivshm_table_probe(struct pci_dev *pdev)
 	struct sivshm_table *t;
 	int r;
 
-	if (sivshm_bar_writable(pdev, offsetof(struct sivshm_table_header, write_test)) != 0) {
+	r = sivshm_bar_writable(pdev, offsetof(struct sivshm_table_header, write_test));
+	if (r < 0)
+		return r;
+	if (r > 0) {
 		pci_err(pdev, "grant table is writable, hence not the hypervisor's: refused\n");
 		return -ENODEV;
 	}
@@ -256,10 +259,10 @@ int sivshm_table_probe(struct pci_dev *pdev)
 		goto fail_free;
 
 	r = read_layout(t, &t->layout);
-	if (r < 0) {
+	if (r == -EBADMSG)
 		pci_err(pdev, "grant table makes no sense: refused\n");
+	if (r < 0)
 		goto fail_bar;
-	}
 
 	pci_info(pdev, "grant table of %s: %u slots, %u sections\n", t->layout.vm,
 		 t->layout.n_slots, t->layout.n_places);

@@ -51,6 +51,7 @@ class Bench:
         guest.run("mkdir -p /sys/fs/cgroup/holder/below /sys/fs/cgroup/stranger", check=True)
         self.cgroup = {name: int(guest.run(f"stat -c %i /sys/fs/cgroup/{name}", check=True)[1])
                        for name in ("holder", "holder/below", "stranger")}
+        self.backends = {}
         self.load()
         self.stage = puppet.Stage(guest, port, programs["puppet"])
         self.owner = None
@@ -902,16 +903,17 @@ def test_unbind_while_in_use(k, which):
 
 
 def plug(k, which):
-    """Puts a device back. QEMU wants new memory for it: a backend that was used once cannot be used again."""
-    args = {"table": k.host.table_args, "own": k.host.own_args, "peer": k.host.peer_args}[which](k.vm)
-    if args[0] == "-object":
-        kind, *rest = args[1].split(",")
-        memory = dict(p.split("=") for p in rest)
-        k.guest.qmp.command("object-del", id=memory["id"])
-        k.guest.qmp.command("object-add", **{"qom-type": kind, **memory, "size": int(memory["size"]), "share": True,
-                                             "readonly": True})
-    driver, *rest = args[-1].split(",")
-    k.guest.device_add(driver, **dict(p.split("=") for p in rest))
+    """Puts table or peer section back. QEMU wants a new backend for it, and lets go of an old name late."""
+    _, memory, _, device_options = {"table": k.host.table_args, "peer": k.host.peer_args}[which](k.vm)
+    kind, *rest = memory.split(",")
+    memory = dict(p.split("=") for p in rest)
+    driver, *rest = device_options.split(",")
+    properties = dict(p.split("=") for p in rest)
+    k.guest.qmp.command("object-del", id=k.backends.get(which, memory["id"]))
+    properties["memdev"] = k.backends[which] = f"{which}{time.monotonic_ns()}"
+    k.guest.qmp.command("object-add", **{"qom-type": kind, **memory, "id": properties["memdev"],
+                                         "size": int(memory["size"]), "share": True, "readonly": True})
+    k.guest.device_add(driver, **properties)
 
 
 @pytest.mark.parametrize("which", ["table", "peer"])
@@ -931,26 +933,6 @@ def test_hot_unplug_while_in_use(k, which):
         k.wait_sections()
     k.until(lambda: k.owner.info().n_sections == 2 and all(k.owner.section(i).state for i in range(2)), "sections")
     k.channel(1).map_rx()
-
-
-def test_hot_unplug_of_own_section(k):
-    channel = k.channel(0)
-    tx = channel.map_tx()
-    channel.worker.poke(tx, b"data")
-    k.guest.device_del("dev-own")
-    assert k.events() == ["REVOKED"]
-    assert error_of(channel.notify) == "ENOLINK"
-    channel.worker.poke(tx, b"into nothing")
-    k.host.renew_bells(k.vm)
-    # QEMU has let go of its connection; a new one is a new chardev
-    k.guest.qmp.command("chardev-remove", id="own")
-    k.guest.qmp.command("chardev-add", id="own", backend={
-        "type": "socket", "data": {"addr": {"type": "unix", "data": {"path": str(k.member.socket)}}, "server": False}})
-    plug(k, "own")
-    k.wait_sections()
-    again = k.channel(1)
-    k.host.ring(k.vm, 1)
-    assert again.wait(5 * 10**9) >= 1
 
 
 def test_sections_wait_for_the_table(k):
@@ -1129,15 +1111,16 @@ def spare(k):
     made = []
 
     def make(size, content, *, readonly):
-        memory = ivshmem_host.Memory(k.host.folder / f"spare{len(made)}", size)
+        ident = f"spare{time.monotonic_ns()}"
+        memory = ivshmem_host.Memory(k.host.folder / ident, size)
         os.chown(memory.path, k.guest.uid, k.guest.uid)
         memory.write(0, content)
-        hot_plug(k, memory, f"spare{len(made)}", readonly=readonly)
-        made.append(memory)
+        hot_plug(k, memory, ident, readonly=readonly)
+        made.append((ident, memory))
         return memory
     yield make
-    for i, memory in enumerate(made):
-        unplug(k, f"spare{i}")
+    for ident, memory in made:
+        unplug(k, ident)
         memory.close()
         os.unlink(memory.path)
 
@@ -1297,7 +1280,7 @@ def injector(k):
     if k.guest.run("test -e /proc/self/fail-nth")[0]:
         pytest.skip("this kernel has no fault injection")
     k.guest.run("cd /sys/kernel/debug; echo N > failslab/ignore-gfp-wait; echo N > fail_page_alloc/ignore-gfp-wait; "
-                "echo 0 > fail_page_alloc/min-order; echo 0 > failslab/verbose; echo 0 > fail_page_alloc/verbose", check=True)
+                "echo 0 > fail_page_alloc/min-order; for f in fail*/verbose; do echo 0 > $f; done", check=True)
 
 
 def sweep(call, clean):
@@ -1326,10 +1309,11 @@ def test_open_without_memory(k, injector):
             assert k.events() == ["RELEASED"]
         assert k.owner.info().n_channels == 0
     outcomes = sweep(call, clean)
-    assert outcomes.count("ENOMEM") >= 4 and isinstance(outcomes[-1], int), outcomes
+    assert outcomes.count("ENOMEM") >= 3 and isinstance(outcomes[-1], int), outcomes
 
 
-@pytest.mark.parametrize("which", PLACES)
+# not the own section: Linux 6.1 itself trips over allocations that fail while it sets up MSI-X
+@pytest.mark.parametrize("which", ["table", "peer"])
 def test_probe_without_memory(k, injector, which):
     k.stage.clear()
     worker, name = k.stage.spawn(), device(PLACES[which]).encode()
@@ -1350,7 +1334,31 @@ def test_probe_without_memory(k, injector, which):
     k.channel(0).map_rx()
 
 
-# Two guests
+# Guests of their own
+
+
+def test_hot_unplug_of_own_section(image, programs, log_dir):
+    """The guest ends with it: emulating QEMU leaves handlers behind that crash it sooner or later."""
+    uid = 64205
+    with IvshmemHost({"rtos": uid, "ivi": 64202}) as host:
+        port = puppet.Port(host.folder / "puppet.sock", uid)
+        args = [*host.qemu_args("rtos"), *port.qemu_args()]
+        with qemu.Guest("unplug", image, uid=uid, machine="pc", args=args, log_dir=log_dir) as guest:
+            guest.wait_up()
+            k = Bench(guest, host, port, programs).begin()
+            channel = k.channel(0)
+            tx = channel.map_tx()
+            channel.worker.poke(tx, b"data")
+            guest.device_del("dev-own")
+            assert k.events() == ["REVOKED"]
+            assert k.owner.section(0).state == 0
+            assert error_of(channel.notify) == "ENOLINK"
+            channel.worker.poke(tx, b"into nothing")
+            assert k.member.section.read(channel.offset, 4) == b"data"
+            assert error_of(k.open, 1, k.grant(1)) == "ENXIO"
+            k.end()
+            guest.assert_kernel_clean()
+
 
 
 def test_two_guests(image, programs, log_dir):

@@ -243,14 +243,6 @@ class IvshmemHost:
         for _ in range(times):
             os.eventfd_write(self.members[vm].bells[vector], 1)
 
-    def renew_bells(self, vm):
-        """New doorbells for the next connection. QEMU, when its device is unplugged, goes on listening
-        to the old ones and takes a freed device for theirs: they must never ring again."""
-        member = self.members[vm]
-        old, member.bells = member.bells, [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in member.bells]
-        for fd in old:
-            os.close(fd)
-
     def rang(self, vm, vector, timeout=0):
         """How often that doorbell of a VM that nobody boots was rung since the last call."""
         fd = self.members[vm].bells[vector]
