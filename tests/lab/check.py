@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from . import build, image, paths, qemu
+from . import build, host, image, paths, qemu
 
 UNIT_SUITES = {"unit-asan": "clang-asan", "unit": "gcc"}
 # quick and telling ones first; folders that are not named here come after
@@ -217,6 +217,7 @@ def list_cases(report):
 def run_all(report):
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
+    host.ensure_cgroups()  # unit tests look at their own, too
     built = run_builds(report)
     for suite, config in UNIT_SUITES.items():
         if config in built:
