@@ -26,18 +26,7 @@ def shared_folder(name):
     return path
 
 
-# Runs in a mount namespace of its own; $1 tree layers, $2 work folder, $3 host name, $4 machine id
-# (without one systemd takes this for a first boot and enables every unit); the rest is nspawn's.
-# systemd-nspawn wants "/" to be a mount point, which it is not inside a plain chroot: bind "/"
-# over itself and step onto the new mount ("/.." follows mounts, "/" does not).
-ENTER = r"""
-set -e
-lower=$1 work=$2 name=$3 id=$4; shift 4
-if ! grep -q '^[^ ]* [^ ]* [^ ]* [^ ]* / ' /proc/self/mountinfo; then
-    mount --rbind / /; exec chroot /.. sh -c "$0" "$0" "$lower" "$work" "$name" "$id" "$@"
-fi
-mount --make-rprivate /
-
+CGROUPS = r"""
 # A chroot has no cgroup mounts. Use what the kernel's own init has set up: version 1 controllers
 # with one named hierarchy for systemd when any is taken, else version 2.
 cg=/sys/fs/cgroup
@@ -55,14 +44,33 @@ if [ -z "$(ls -A $cg)" ]; then
         mount -t cgroup2 cgroup2 $cg
     fi
 fi
+"""
 
+# Runs in a mount namespace of its own; $1 tree layers, $2 work folder, $3 host name, $4 machine id
+# (without one systemd takes this for a first boot and enables every unit); the rest is nspawn's.
+# systemd-nspawn wants "/" to be a mount point, which it is not inside a plain chroot: bind "/"
+# over itself and step onto the new mount ("/.." follows mounts, "/" does not).
+ENTER = r"""
+set -e
+lower=$1 work=$2 name=$3 id=$4; shift 4
+if ! grep -q '^[^ ]* [^ ]* [^ ]* [^ ]* / ' /proc/self/mountinfo; then
+    mount --rbind / /; exec chroot /.. sh -c "$0" "$0" "$lower" "$work" "$name" "$id" "$@"
+fi
+mount --make-rprivate /
+
+@CGROUPS@
 mount -t tmpfs -o mode=755 overlay "$work"
 mkdir -p "$work/upper/etc" "$work/work" "$work/root"
 echo "$name" > "$work/upper/etc/hostname"
 echo "$id" > "$work/upper/etc/machine-id"
 mount -t overlay -o "lowerdir=$lower,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
 exec "$@"
-"""
+""".replace("@CGROUPS@", CGROUPS)
+
+
+def ensure_cgroups():
+    """What runs outside a container looks at its cgroup too, and a bare chroot has none mounted."""
+    subprocess.run(["sh", "-ec", CGROUPS], check=True)
 
 
 class Nspawn:
