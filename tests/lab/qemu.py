@@ -278,9 +278,39 @@ class Guest:
 
     def reset(self):
         """The reset button; call wait_up() after it."""
-        self.qmp.command("system_reset")
+        self.monitor("system_reset")
 
     # talking to the guest
+
+    @contextlib.contextmanager
+    def talk(self):
+        """A broken connection is QEMU's end: say what is known of that."""
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+            raise GuestError(f"{self.name}: {error}; {self.obituary()}") from error
+
+    def obituary(self):
+        """How QEMU ended, with its last words and the guest's."""
+        status = self.process.poll()
+        how = ("QEMU still runs" if status is None else f"QEMU ended with status {status}" if status >= 0
+               else f"QEMU was ended by {signal.Signals(-status).name}")
+        words = (self.folder / "qemu.log").read_text(errors="replace")[-2000:]
+        return f"{how}\nQEMU's messages: {words or 'none'}\nconsole:\n{self.console_log()[-2000:]}"
+
+    def ask(self, name, timeout=30, **arguments):
+        """A command for the guest agent."""
+        with self.talk():
+            return self.agent.command(name, timeout, **arguments)
+
+    def monitor(self, name, timeout=30, **arguments):
+        """A command for QEMU."""
+        with self.talk():
+            return self.qmp.command(name, timeout, **arguments)
 
     def wait_up(self, timeout=120):
         """Waits for the end of the boot. Returns the seconds since start()."""
@@ -314,14 +344,14 @@ class Guest:
         if input is not None:
             data = input.encode() if isinstance(input, str) else input
             arguments["input-data"] = base64.b64encode(data).decode()
-        return self.agent.command("guest-exec", **arguments)["pid"]
+        return self.ask("guest-exec", **arguments)["pid"]
 
     def wait(self, pid, timeout=60, what="command"):
         """Waits for a command of run_bg(); its answer can be taken once."""
         end = time.monotonic() + timeout
         pause = 0.005
         while True:
-            status = self.agent.command("guest-exec-status", pid=pid)
+            status = self.ask("guest-exec-status", pid=pid)
             if status["exited"]:
                 text = [base64.b64decode(status.get(k, "")).decode(errors="replace")
                         for k in ("out-data", "err-data")]
@@ -334,33 +364,33 @@ class Guest:
 
     def put_file(self, path, data, mode=0o644):
         data = data.encode() if isinstance(data, str) else data
-        handle = self.agent.command("guest-file-open", path=str(path), mode="w")
+        handle = self.ask("guest-file-open", path=str(path), mode="w")
         for i in range(0, len(data), 1 << 18):
             chunk = base64.b64encode(data[i:i + (1 << 18)]).decode()
-            self.agent.command("guest-file-write", handle=handle, **{"buf-b64": chunk})
-        self.agent.command("guest-file-close", handle=handle)
+            self.ask("guest-file-write", handle=handle, **{"buf-b64": chunk})
+        self.ask("guest-file-close", handle=handle)
         self.run(["/bin/chmod", f"{mode:o}", str(path)], check=True)
 
     def get_file(self, path):
-        handle = self.agent.command("guest-file-open", path=str(path), mode="r")
+        handle = self.ask("guest-file-open", path=str(path), mode="r")
         parts = []
         while True:
-            part = self.agent.command("guest-file-read", handle=handle, count=1 << 20)
+            part = self.ask("guest-file-read", handle=handle, count=1 << 20)
             parts.append(base64.b64decode(part["buf-b64"]))
             if part["eof"]:
                 break
-        self.agent.command("guest-file-close", handle=handle)
+        self.ask("guest-file-close", handle=handle)
         return b"".join(parts)
 
     # its hardware and its logs
 
     def device_add(self, driver, id, **properties):
         """Plugs a device in. On q35 give bus="port0", "port1", ..."""
-        return self.qmp.command("device_add", driver=driver, id=id, **properties)
+        return self.monitor("device_add", driver=driver, id=id, **properties)
 
     def device_del(self, id, timeout=60):
         """Unplugs a device and waits until the guest let it go."""
-        self.qmp.command("device_del", id=id)
+        self.monitor("device_del", id=id)
         self.qmp.wait_event("DEVICE_DELETED", timeout, lambda data: data.get("device") == id)
 
     def console_log(self):
