@@ -70,15 +70,25 @@ struct fdstore *fdstore_close(struct fdstore *store, bool forget)
 	return NULL;
 }
 
-void fdstore_put(const char *name, int fd)
+static void put(const char *name, int fd, const char *more)
 {
 	char state[FDSTORE_NAME_SIZE + 32];
 	int r;
 
-	snprintf(state, sizeof(state), "FDSTORE=1\nFDNAME=%s", name);
+	snprintf(state, sizeof(state), "FDSTORE=1\nFDNAME=%s%s", name, more);
 	r = sd_pid_notify_with_fds(0, 0, state, &fd, 1);
 	if (r < 0)
 		log_warning("keeping %s in the fd store: %s", name, strerror(-r));
+}
+
+void fdstore_put(const char *name, int fd)
+{
+	put(name, fd, "");
+}
+
+void fdstore_put_unwatched(const char *name, int fd)
+{
+	put(name, fd, "\nFDPOLL=0");
 }
 
 void fdstore_remove(const char *name)

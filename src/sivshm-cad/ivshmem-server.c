@@ -11,12 +11,9 @@
 #include "log.h"
 #include "tree.h"
 
-/* 31 peers with 64 vectors come and go twice while a QEMU does not read */
-#define QUEUE_MAX 8192
-
 struct ivshmem_message {
 	int64_t value; /* little-endian, as sent */
-	int fd;	       /* owned, -1: none */
+	int fd;	       /* borrowed, -1: none */
 };
 
 struct ivshmem_server {
@@ -35,8 +32,6 @@ static void disconnect(struct ivshmem_server *s)
 {
 	s->source = sd_event_source_disable_unref(s->source);
 	s->broken = sd_event_source_disable_unref(s->broken);
-	for (; s->start < s->end; s->start++)
-		closep(&s->queue[s->start].fd);
 	s->start = s->end = s->sent = 0;
 }
 
@@ -119,7 +114,6 @@ static int send_one(struct ivshmem_server *s, int fd)
 		return 0;
 	s->sent = 0;
 	s->start++;
-	closep(&m->fd);
 	return 1;
 }
 
@@ -131,53 +125,28 @@ static int flush(struct ivshmem_server *s)
 		return -EPIPE;
 	while (s->start < s->end && r > 0)
 		r = send_one(s, fd);
-	if (s->start == s->end)
-		s->start = s->end = 0;
 	if (r < 0)
 		return r;
+	if (s->end > 0 && s->start == s->end) {
+		s->start = s->end = 0;
+		s->handler->told(s->userdata);
+	}
 	return sd_event_source_set_io_events(s->source,
 					     EPOLLIN | EPOLLRDHUP | (s->end > 0 ? EPOLLOUT : 0));
 }
 
-/* make_room() - for one message more at the end of the queue */
-static int make_room(struct ivshmem_server *s)
-{
-	struct ivshmem_message *queue;
-	size_t allocated;
-
-	if (s->end < s->allocated)
-		return 0;
-	if (s->start > 0) {
-		memmove(s->queue, s->queue + s->start, (s->end - s->start) * sizeof(*s->queue));
-		s->end -= s->start;
-		s->start = 0;
-		return 0;
-	}
-	allocated = s->allocated ? 2 * s->allocated : 64;
-	queue = reallocarray(s->queue, allocated, sizeof(*queue));
-	if (!queue)
-		return -ENOMEM;
-	s->queue = queue;
-	s->allocated = allocated;
-	return 0;
-}
-
-/* enqueue() - with a duplicate: the caller's may be closed long before a slow reader gets it */
 static int enqueue(struct ivshmem_server *s, int64_t value, int fd)
 {
-	int copy = -1, r;
+	if (s->end == s->allocated) {
+		size_t allocated = s->allocated ? 2 * s->allocated : 64;
+		struct ivshmem_message *queue = reallocarray(s->queue, allocated, sizeof(*queue));
 
-	if (s->end - s->start >= QUEUE_MAX)
-		return -ENOBUFS;
-	r = make_room(s);
-	if (r < 0)
-		return r;
-	if (fd >= 0) {
-		copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-		if (copy < 0)
-			return -errno;
+		if (!queue)
+			return -ENOMEM;
+		s->queue = queue;
+		s->allocated = allocated;
 	}
-	s->queue[s->end++] = (struct ivshmem_message){(int64_t)htole64((uint64_t)value), copy};
+	s->queue[s->end++] = (struct ivshmem_message){(int64_t)htole64((uint64_t)value), fd};
 	return 0;
 }
 
@@ -189,14 +158,10 @@ void ivshmem_server_close(struct ivshmem_server *s)
 
 void ivshmem_server_send(struct ivshmem_server *s, int64_t value, int fd)
 {
-	int r;
-
 	if (!s->source || s->broken)
 		return;
-	r = enqueue(s, value, fd);
-	if (r >= 0)
-		r = flush(s);
-	if (r < 0)
+	if (enqueue(s, value, fd) < 0 ||
+	    sd_event_source_set_io_events(s->source, EPOLLIN | EPOLLRDHUP | EPOLLOUT) < 0)
 		lose_later(s);
 }
 

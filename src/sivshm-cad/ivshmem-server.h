@@ -20,10 +20,12 @@ struct ivshmem_server;
 /**
  * struct ivshmem_handler - from the event loop alone
  * @connected: a QEMU is there; the place to queue its welcome
- * @gone: it hung up, or broke the protocol, or did not read; the connection is closed already
+ * @told: all that was queued is on its way
+ * @gone: it hung up, or broke the protocol; the connection is closed already
  */
 struct ivshmem_handler {
 	void (*connected)(void *userdata);
+	void (*told)(void *userdata);
 	void (*gone)(void *userdata);
 };
 
@@ -41,7 +43,7 @@ bool ivshmem_server_is_connected(const struct ivshmem_server *s);
 int ivshmem_server_fd(const struct ivshmem_server *s);
 /**
  * ivshmem_server_send() - queue one message; @fd (-1: none) is borrowed and has to outlive the
- * server Without a connection: nothing.  A full queue ends the connection, from the loop.
+ * server.  Without a connection: nothing.  A queue that cannot grow ends it, from the loop.
  */
 void ivshmem_server_send(struct ivshmem_server *s, int64_t value, int fd);
 /** ivshmem_server_close() - end the connection; gone() follows from the loop */

@@ -101,12 +101,10 @@ static int load(struct manager *m)
 /* end_absent() - members whose QEMU is not there (any more): whatever their tables say is over */
 static void end_absent(struct manager *m)
 {
-	for (size_t i = 0; i < m->n_regions; i++) {
+	for (size_t i = 0; i < m->n_regions; i++)
 		for (size_t j = 0; j < m->regions[i]->n_members; j++)
 			if (!member_is_connected(&m->regions[i]->members[j]))
 				channels_member_gone(&m->regions[i]->members[j]);
-		region_announce_restored(m->regions[i]);
-	}
 }
 
 static void report_restored(const struct manager *m)

@@ -22,7 +22,7 @@ bool member_is_connected(const struct member *member)
 
 bool member_is_ready(const struct member *member)
 {
-	return member_is_connected(member) && member->bells[0] >= 0;
+	return member_is_connected(member) && member->welcomed;
 }
 
 void member_ring(struct member *member)
@@ -130,7 +130,7 @@ void member_close_bells(struct member *member, bool forget)
 	}
 }
 
-static int open_bells(struct member *member)
+int member_open_bells(struct member *member)
 {
 	char name[FDSTORE_NAME_SIZE];
 
@@ -139,23 +139,22 @@ static int open_bells(struct member *member)
 		if (member->bells[v] < 0)
 			return -errno;
 		bell_name(member, v, name);
-		fdstore_put(name, member->bells[v]);
+		fdstore_put_unwatched(name, member->bells[v]);
 	}
 	return 0;
 }
 
-/* restore_bells() - all of them: a QEMU that listens to other ones than we ring is of no use */
-static bool restore_bells(struct member *member)
+bool member_restore_bells(struct member *member)
 {
 	char name[FDSTORE_NAME_SIZE];
+	bool whole = true;
 
 	for (size_t v = 0; v < member->region->vectors; v++) {
 		bell_name(member, v, name);
 		member->bells[v] = fdstore_take(member->region->manager->restored, name);
-		if (member->bells[v] < 0)
-			return false;
+		whole = whole && member->bells[v] >= 0;
 	}
-	return true;
+	return whole;
 }
 
 int member_restore(struct member *member)
@@ -168,17 +167,20 @@ int member_restore(struct member *member)
 	fd = fdstore_take(member->region->manager->restored, name);
 	if (fd < 0)
 		return 0;
-	if (!restore_bells(member)) {
-		log_warning("VM %s: doorbells of region %s were not kept, its device is lost",
-			    member->vm->name, member->region->name);
-		member_close_bells(member, true);
-		fdstore_remove(name);
-		return 0;
-	}
 	r = ivshmem_server_adopt(member->server, fd);
-	if (r >= 0)
-		TAKE_FD(fd);
-	return r;
+	if (r < 0)
+		return r;
+	TAKE_FD(fd);
+	member->welcomed = true;
+	return 0;
+}
+
+void member_forget_connection(const struct member *member)
+{
+	char name[FDSTORE_NAME_SIZE];
+
+	member_stored_name(member, 'c', name);
+	fdstore_remove(name);
 }
 
 /* connection */
@@ -194,6 +196,11 @@ static void introduce(struct member *to, struct member *about)
 	}
 }
 
+/*
+ * welcome() - all that this QEMU is ever told.  Every member is introduced, whether its VM runs or
+ * not, and nobody is told when one comes or goes: QEMU, to which a peer's id came back after its
+ * end was announced, writes the new eventfds into the memory that it freed for the old ones.
+ */
 static void welcome(struct member *member)
 {
 	struct region *region = member->region;
@@ -202,13 +209,16 @@ static void welcome(struct member *member)
 	ivshmem_server_send(member->server, member->id, -1);
 	ivshmem_server_send(member->server, -1, member->section_fd);
 	for (size_t i = 0; i < region->n_members; i++)
-		if (&region->members[i] != member && member_is_ready(&region->members[i]))
+		if (&region->members[i] != member)
 			introduce(member, &region->members[i]);
 	introduce(member, member);
+	member->welcomed = true;
 }
 
-static void keep_connection(const struct member *member)
+/* on_told() - only now: a successor takes the whole welcome for said */
+static void on_told(void *userdata)
 {
+	struct member *member = userdata;
 	char name[FDSTORE_NAME_SIZE];
 
 	member_stored_name(member, 'c', name);
@@ -225,8 +235,6 @@ static void on_clean(int r, void *userdata)
 		r = repair_section(member);
 	if (r >= 0)
 		r = member_write_header(member);
-	if (r >= 0)
-		r = open_bells(member);
 	if (r < 0) {
 		log_error("VM %s: device of region %s: %s", member->vm->name, region->name,
 			  strerror(-r));
@@ -234,10 +242,6 @@ static void on_clean(int r, void *userdata)
 		return;
 	}
 	welcome(member);
-	for (size_t i = 0; i < region->n_members; i++)
-		if (&region->members[i] != member && member_is_ready(&region->members[i]))
-			introduce(&region->members[i], member);
-	keep_connection(member); /* last: a successor takes all of the above for done */
 }
 
 static void on_connected(void *userdata)
@@ -253,29 +257,16 @@ static void on_connected(void *userdata)
 		on_clean(r < 0 ? r : 0, member);
 }
 
-/* member_announce_gone() - to every other member: its id without an fd */
-void member_announce_gone(struct member *member)
-{
-	struct region *region = member->region;
-
-	for (size_t i = 0; i < region->n_members; i++)
-		if (&region->members[i] != member && member_is_ready(&region->members[i]))
-			ivshmem_server_send(region->members[i].server, member->id, -1);
-}
-
 static void on_gone(void *userdata)
 {
 	struct member *member = userdata;
-	char name[FDSTORE_NAME_SIZE];
 
 	log_info("VM %s: device of region %s is gone", member->vm->name, member->region->name);
 	member->reset = scrub_cancel(member->reset);
-	member_stored_name(member, 'c', name);
-	fdstore_remove(name);
-	member_announce_gone(member);
-	member_close_bells(member, true);
+	member->welcomed = false;
+	member_forget_connection(member);
 	channels_member_gone(member);
 	vm_refresh_layout(member->vm);
 }
 
-const struct ivshmem_handler member_ivshmem_handler = {on_connected, on_gone};
+const struct ivshmem_handler member_ivshmem_handler = {on_connected, on_told, on_gone};

@@ -38,25 +38,69 @@ bool region_fits(const struct region *region, const struct region_config *config
 	return true;
 }
 
-void region_announce_restored(struct region *region)
-{
-	for (size_t i = 0; i < region->n_members; i++)
-		if (!member_is_connected(&region->members[i]))
-			member_announce_gone(&region->members[i]);
-}
-
 /* building */
 
-static int open_mute_bell(struct manager *m, const char *name, int *ret)
+static void mute_bell_name(const struct region *region, char *ret)
 {
-	*ret = fdstore_take(m->restored, name);
-	if (*ret >= 0)
+	snprintf(ret, FDSTORE_NAME_SIZE, "d%u", region->number);
+}
+
+static bool restore_bells(struct region *region)
+{
+	char name[FDSTORE_NAME_SIZE];
+	bool whole;
+
+	mute_bell_name(region, name);
+	region->mute_bell = fdstore_take(region->manager->restored, name);
+	whole = region->mute_bell >= 0;
+	for (size_t i = 0; i < region->n_members; i++)
+		if (!member_restore_bells(&region->members[i]))
+			whole = false;
+	return whole;
+}
+
+/* A QEMU that rings or listens to others than these is of no use: its connection is not taken up.
+ */
+static void drop_bells(struct region *region)
+{
+	struct fdstore *restored = region->manager->restored;
+	char name[FDSTORE_NAME_SIZE];
+
+	if (region->mute_bell >= 0) {
+		mute_bell_name(region, name);
+		fdstore_remove(name);
+	}
+	closep(&region->mute_bell);
+	for (size_t i = 0; i < region->n_members; i++) {
+		struct member *member = &region->members[i];
+
+		member_close_bells(member, true);
+		member_stored_name(member, 'c', name);
+		if (!fdstore_has(restored, name))
+			continue;
+		log_warning("VM %s: doorbells of region %s were not kept, its device is lost",
+			    member->vm->name, region->name);
+		close(fdstore_take(restored, name));
+		member_forget_connection(member);
+	}
+}
+
+static int open_bells(struct region *region)
+{
+	char name[FDSTORE_NAME_SIZE];
+	int r = 0;
+
+	if (restore_bells(region))
 		return 0;
-	*ret = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (*ret < 0)
+	drop_bells(region);
+	region->mute_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (region->mute_bell < 0)
 		return -errno;
-	fdstore_put(name, *ret);
-	return 0;
+	mute_bell_name(region, name);
+	fdstore_put_unwatched(name, region->mute_bell);
+	for (size_t i = 0; i < region->n_members && r >= 0; i++)
+		r = member_open_bells(&region->members[i]);
+	return r;
 }
 
 static int open_server(struct member *member)
@@ -163,9 +207,8 @@ static int region_start(struct region *region, const struct region_config *confi
 
 	snprintf(name, sizeof(name), "region/%s", region->name);
 	r = tree_make_dir(&m->tree, name, 0711, 0);
-	snprintf(name, sizeof(name), "d%u", region->number);
 	if (r >= 0)
-		r = open_mute_bell(m, name, &region->mute_bell);
+		r = open_bells(region);
 	for (size_t i = 0; i < region->n_members && r >= 0; i++)
 		r = member_start(&region->members[i], config);
 	return r;
@@ -212,8 +255,7 @@ static void member_done(struct member *member, bool forget)
 		return;
 	member_stored_name(member, 'l', name);
 	fdstore_remove(name);
-	member_stored_name(member, 'c', name);
-	fdstore_remove(name);
+	member_forget_connection(member);
 	snprintf(path, sizeof(path), "vm/%s/%s.sock", member->vm->name, member->region->name);
 	unlinkat(member->region->manager->tree.fd, path, 0);
 }
@@ -228,7 +270,7 @@ void region_free(struct region *region, bool forget)
 		member_done(&region->members[i], forget);
 	closep(&region->mute_bell);
 	if (forget) {
-		snprintf(name, sizeof(name), "d%u", region->number);
+		mute_bell_name(region, name);
 		fdstore_remove(name);
 		snprintf(name, sizeof(name), "region/%s", region->name);
 		tree_remove_dir(&region->manager->tree, name);

@@ -32,13 +32,13 @@ struct member {
 	struct vm *vm;
 	uint32_t id; /* ivshmem peer id */
 	int section_fd;
-	struct alloc alloc;	       /* of the section */
+	struct alloc alloc; /* of the section */
 	LIST_HEAD(, emptying) emptying;
 	struct scrub *reset; /* a QEMU waits for its welcome until the section is clean */
-	/* eventfds of the present connection; a QEMU whose device is unplugged goes on listening to the
-	 * old ones, and takes freed memory for their device */
+	/* eventfds, the same for the life of the region: see welcome() in member.c */
 	int bells[SIVSHM_MAX_VECTORS];
 	struct ivshmem_server *server;
+	bool welcomed; /* by the present connection */
 };
 
 struct region {
@@ -66,16 +66,14 @@ bool region_in_use(const struct region *region);
 bool region_fits(const struct region *region, const struct region_config *config);
 /** region_set_readers() - groups of the members as the configuration says now */
 int region_set_readers(struct region *region, const struct region_config *config);
-/** region_announce_restored() - after a restart: tell who is connected about those who went
- * meanwhile */
-void region_announce_restored(struct region *region);
 
 bool member_is_connected(const struct member *member);
-/** member_is_ready() - connected, and told all it has to know */
+/** member_is_ready() - connected, its section clean, and told all it has to know */
 bool member_is_ready(const struct member *member);
 /** member_ring() - vector 0: the grant table changed */
 void member_ring(struct member *member);
-/** member_give_window() - nobody maps it any more: its memory goes back to the system, then it is free */
+/** member_give_window() - nobody maps it any more: its memory goes back to the system, then it is
+ * free */
 void member_give_window(struct member *member, uint64_t offset, uint64_t size);
 
 #endif

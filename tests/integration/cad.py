@@ -40,7 +40,7 @@ class FdStore:
 
     def __init__(self, path):
         self.path, self.ready, self.states = str(path), threading.Event(), []
-        self.fds = []  # (name, fd)
+        self.fds, self.unwatched = [], set()  # (name, fd); names
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.sock.bind(self.path)
@@ -69,6 +69,7 @@ class FdStore:
             self.ready.set()
         if fields.get("FDSTORE") == "1":
             self.fds += [(fields["FDNAME"], fd) for fd in received]
+            self.unwatched |= {fields["FDNAME"]} if fields.get("FDPOLL") == "0" else set()
             received = []
         if fields.get("FDSTOREREMOVE") == "1":
             for name, fd in [entry for entry in self.fds if entry[0] == fields["FDNAME"]]:
@@ -84,7 +85,7 @@ class FdStore:
     def kept(self):
         """What a next start gets: as systemd does, without connections that have hung up."""
         with self.lock:
-            for name, fd in list(self.fds):
+            for name, fd in [entry for entry in self.fds if entry[0] not in self.unwatched]:
                 poll = select.poll()
                 poll.register(fd, 0)
                 if poll.poll(0):

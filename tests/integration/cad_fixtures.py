@@ -47,7 +47,6 @@ def pair(cad):
     cad.start()
     cad.bus()
     a, b = Vm(cad, "a", UID_A).boot(), Vm(cad, "b", UID_B).boot()
-    a.device.drain(), b.device.drain()
     yield cad, a, b
     a.close()
     b.close()

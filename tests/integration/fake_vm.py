@@ -89,21 +89,15 @@ class Device:
         assert value == -1 and self.shm is not None
         self.map = mmap.mmap(self.shm, os.fstat(self.shm).st_size)
         while len(self.peers.get(self.id, [])) < vectors:
-            self.take(*self.receive())
+            value, fd = self.receive()
+            self.peers.setdefault(value, []).append(fd)
+        assert None not in sum(self.peers.values(), [])
         assert all(len(bells) == vectors for bells in self.peers.values())
         return self
 
-    def take(self, value, fd):
-        if fd is None:
-            self.peers.pop(value, None)
-        else:
-            self.peers.setdefault(value, []).append(fd)
-
-    def drain(self, timeout=0.2):
-        """Everything that comes until it is quiet."""
-        while (message := self.receive(timeout)) is not None:
-            self.take(*message)
-        return self
+    def assert_quiet(self, timeout=0.2):
+        """After the welcome nothing is said: a QEMU that hears of a peer's end and return uses freed memory."""
+        assert self.receive(timeout) is None
 
     def bell(self, vector=0, timeout=2):
         """Has our doorbell been rung? Takes the ring."""

@@ -2,6 +2,7 @@
 """The daemon dies and comes back: with systemd's fd store, without it, and in the middle of things."""
 
 import os
+import select
 import signal
 import struct
 import time
@@ -81,21 +82,39 @@ def test_store_holds_everything_once(channel):
     assert sum(map(len, want)) + len(want) < 128 * 1024
     b.close()
     wait_for(lambda: not cad.vms()["b"]["connected"] and not cad.vms()["b"]["control"], what="b is gone")
-    assert set(cad.store.names()) == want - {"C.b", "c1.1"} - {f"e1.1.{v}" for v in range(8)}
+    assert set(cad.store.names()) == want - {"C.b", "c1.1"}
     b.boot()
     assert sorted(cad.store.names()) == sorted(want)
 
 
 def test_doorbells_that_were_not_kept(channel):
-    """A device whose doorbells are lost is lost, and the others are not."""
+    """New ones for the whole region, so its devices are lost: nobody's doorbell leads into the void."""
     cad, a, b, h = channel
     cad.stop(signal.SIGKILL)
     lost = next(entry for entry in cad.store.fds if entry[0] == "e1.1.5")
     cad.store.fds.remove(lost)
     os.close(lost[1])
     cad.start(restore=True)
-    assert [cad.vms()[n]["connected"] for n in "ab"] == [1, 0]
-    assert a.table.grant(h.at_a["slot"])["state"] == REVOKED
+    assert [cad.vms()[n]["connected"] for n in "ab"] == [0, 0]
+    assert cad.store.names().count("e1.1.5") == 1
+    a.device.close(), b.device.close()
+    a.plug(), b.plug()
+    os.eventfd_write(a.device.peers[1][5], 1)
+    assert b.device.bell(5)
+
+
+def test_doorbell_that_was_brought_to_an_error(channel):
+    """A full eventfd that is signalled once more polls as an error; without FDPOLL=0 systemd drops it."""
+    cad, a, b, h = channel
+    bell = a.device.peers[a.device.id][0]
+    os.eventfd_write(bell, 2**64 - 2)
+    cad.call("RevokeChannel", "ss", a.table.grant(h.at_a["slot"])["channel"].hex(), "test")
+    assert b.daemon.await_method("Revoked")
+    poll = select.poll()
+    poll.register(bell, 0)
+    assert poll.poll(0) == [(bell, select.POLLERR)]
+    cad.restart(signal.SIGKILL)
+    assert [cad.vms()[n]["connected"] for n in "ab"] == [1, 1]
 
 
 def test_vm_dies_while_the_daemon_is_dead(channel):
@@ -103,7 +122,7 @@ def test_vm_dies_while_the_daemon_is_dead(channel):
     cad.stop(signal.SIGKILL)
     b.close()
     cad.start(restore=True)
-    assert a.device.receive() == (1, None)  # peers hear of it
+    a.device.assert_quiet(0)
     assert a.device.bell()
     assert a.table.grant(h.at_a["slot"])["state"] == REVOKED
     assert b.table.states() == {}
@@ -111,7 +130,6 @@ def test_vm_dies_while_the_daemon_is_dead(channel):
     assert a.daemon.await_method("Revoked")
     a.daemon.call("Released", **h.at_a)
     b.boot()
-    b.device.drain(), a.device.drain()
     b.daemon.call("Listen", service="dashboard")
     a.daemon.inbox.clear()
     Handshake(a, b).run()
@@ -126,7 +144,6 @@ def test_vm_starts_while_the_daemon_is_dead(cad):
     early = Device(cad.runtime / "vm/b/demo.sock", UID_B)
     cad.start(restore=True)
     early.setup(8)
-    a.device.drain()
     assert set(early.peers) == set(a.device.peers) == {0, 1}
     early.close(), a.close()
 
@@ -187,14 +204,13 @@ def test_without_fd_store(channel):
     inode = os.stat(cad.runtime / "region/demo/a").st_ino
     cad.restart(signal.SIGTERM, restore=False)
     with pytest.raises(EOFError):
-        a.device.drain()
+        a.device.receive()
     assert not cad.channels()
     assert a.table.states() == b.table.states() == {}
     assert not any(vm["connected"] or vm["control"] for vm in cad.vms().values())
     a.close(), b.close()
     a.boot(), b.boot()
     assert os.stat(cad.runtime / "region/demo/a").st_ino == inode
-    a.device.drain(), b.device.drain()
     b.daemon.call("Listen", service="dashboard")
     assert Handshake(a, b).run().at_a["generation"] == h.at_a["generation"] + 1
 
