@@ -26,7 +26,7 @@ struct session {
 	uint64_t ring_size;
 	struct rpc_request *request;	  /* of A, to be answered */
 	struct rpc_call *call;		  /* to B, under way */
-	size_t call_bytes;		  /* charged to to_vm->relay_bytes */
+	size_t call_bytes;		  /* charged to to_vm->relay_bytes and from_vm->sent_bytes */
 	uint8_t exporter[EXPORTER_SIZE];  /* A's */
 	struct channel *prepared;	  /* not published yet */
 	uint8_t channel[CHANNEL_ID_SIZE]; /* GRANTED */

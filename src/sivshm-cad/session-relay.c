@@ -14,7 +14,10 @@
 
 /* Flights on the way to one VM: well below FRAME_QUEUE_MAX, so that callers cannot have its link
  * dropped. */
-#define RELAY_BYTES_MAX (384 * 1024)
+#define RELAY_BYTES_MAX (640 * 1024)
+/* Of these a caller's share, so that one VM with large flights does not shut the others out. 64
+ * ordinary handshakes have 128 KiB under way. */
+#define SENT_BYTES_MAX (192 * 1024)
 
 /* peer_failure() - what B answered, as A may see it: no other codes than these, no odd bytes */
 static void peer_failure(const struct session *s, const struct failure *theirs, struct failure *ret)
@@ -40,16 +43,26 @@ static void peer_failure(const struct session *s, const struct failure *theirs, 
 			*c = '?';
 }
 
-/* call_peer() - ask B; the flight of @body is charged to B until it answers */
+static int check_relay(const struct session *s, size_t bytes, struct failure *error)
+{
+	if (s->from_vm->sent_bytes + bytes > SENT_BYTES_MAX)
+		return failure_set(error, ERR_QUOTA_EXCEEDED,
+				   "VM %s has too many handshakes under way", s->from.vm);
+	if (!control_is_ready(s->to_vm) || s->to_vm->relay_bytes + bytes > RELAY_BYTES_MAX)
+		return failure_set(error, ERR_NOT_READY, "VM %s has too many handshakes under way",
+				   s->to.vm);
+	return 0;
+}
+
+/* call_peer() - ask B; the flight of @body is charged to both until B answers */
 static int call_peer(struct session *s, const char *method, json_t *body, size_t bytes,
 		     rpc_call_fn fn, struct failure *error)
 {
 	int r;
 
-	if (!control_is_ready(s->to_vm) || s->to_vm->relay_bytes + bytes > RELAY_BYTES_MAX) {
+	if (check_relay(s, bytes, error) < 0) {
 		json_decref(body);
-		return failure_set(error, ERR_NOT_READY, "VM %s has too many handshakes under way",
-				   s->to.vm);
+		return -EBUSY;
 	}
 	r = rpc_link_call(s->to_vm->control->link, method, body,
 			  s->manager->config->limits.handshake_timeout_usec, fn, s, &s->call);
@@ -58,6 +71,7 @@ static int call_peer(struct session *s, const char *method, json_t *body, size_t
 				   strerror(-r));
 	s->call_bytes = bytes;
 	s->to_vm->relay_bytes += bytes;
+	s->from_vm->sent_bytes += bytes;
 	return 0;
 }
 

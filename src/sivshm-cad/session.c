@@ -29,6 +29,7 @@ void session_call_done(struct session *s)
 {
 	s->call = NULL;
 	s->to_vm->relay_bytes -= s->call_bytes;
+	s->from_vm->sent_bytes -= s->call_bytes;
 	s->call_bytes = 0;
 }
 

@@ -18,7 +18,8 @@ struct vm {
 	struct table table; /* mapped; .header NULL before vm_refresh_layout() of a new VM */
 	struct control *control;
 	unsigned n_sessions; /* handshakes that it began */
-	size_t relay_bytes;  /* of flights on their way to it */
+	size_t relay_bytes;  /* of flights on their way to it, */
+	size_t sent_bytes;   /* and of those that its own handshakes have on their way */
 	struct ratelimit certificates, refusals, hellos;
 };
 
