@@ -115,10 +115,13 @@ static int check_issue(struct vm *vm, const struct peer_name *name, struct failu
 
 	if (r < 0)
 		return r;
-	if (!ratelimit_take(&vm->certificates, manager_now(m), 60 * 1000000ULL, max) ||
-	    certificates_count(&m->certificates, vm->name) >= CERTIFICATES_PER_VM)
-		return failure_set(error, ERR_QUOTA_EXCEEDED, "CertificatesPerMinute=%u of VM %s",
-				   max, vm->name);
+	if (!ratelimit_take(&vm->certificates, manager_now(m), 60 * 1000000ULL, max))
+		return failure_set(error, ERR_QUOTA_EXCEEDED,
+				   "VM %s has had its CertificatesPerMinute=%u", vm->name, max);
+	if (certificates_count(&m->certificates, vm->name) >= CERTIFICATES_PER_VM)
+		return failure_set(error, ERR_QUOTA_EXCEEDED,
+				   "VM %s has %u certificates that are still valid", vm->name,
+				   CERTIFICATES_PER_VM);
 	return 0;
 }
 

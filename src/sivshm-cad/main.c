@@ -104,7 +104,7 @@ static int parse(int argc, char **argv, struct options *o)
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "sivshm-cad: no arguments are expected\n");
+		fprintf(stderr, "sivshm-cad: '%s' is no option\n", argv[optind]);
 		return -EINVAL;
 	}
 	return 1;

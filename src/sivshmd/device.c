@@ -9,6 +9,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "module.h"
 
 #define RETRY_FIRST_USEC (50 * USEC_PER_MSEC) /* udev is about to give us the node */
 #define RETRY_MAX_USEC (5 * USEC_PER_SEC)
@@ -21,6 +22,7 @@ struct device {
 	void *userdata;
 	int fd;
 	int last_error; /* why it is not open; logged when it changes */
+	uint32_t abi;
 	uint64_t retry_usec;
 	sd_event_source *io;
 	sd_event_source *retry;
@@ -133,6 +135,7 @@ static int check_abi(struct device *d)
 	r = device_info(d, &info);
 	if (r < 0)
 		return r;
+	d->abi = info.abi;
 	return info.abi == SIVSHM_ABI ? 0 : -EPROTONOSUPPORT;
 }
 
@@ -151,6 +154,22 @@ static int try_open(struct device *d)
 	return r;
 }
 
+static void report(const struct device *d, int error)
+{
+	char abi[MODULE_TEXT_SIZE];
+	const char *why = strerror(-error);
+
+	if (error == -EPROTONOSUPPORT) {
+		module_abi_text(d->abi, abi);
+		why = abi;
+	} else if (error == -ENOENT) {
+		why = "it is not there; is the module sivshm loaded?";
+	} else if (error == -EBUSY) {
+		why = "another process owns it; does another sivshmd run?";
+	}
+	log_event(LOG_WARNING, LOG_ID_DEVICE, NULL, "%s cannot be used yet: %s", d->path, why);
+}
+
 int device_start(struct device *d)
 {
 	int r;
@@ -158,10 +177,7 @@ int device_start(struct device *d)
 	r = try_open(d);
 	if (r < 0) {
 		if (r != d->last_error)
-			log_event(LOG_WARNING, LOG_ID_DEVICE, NULL, "%s cannot be used yet: %s",
-				  d->path,
-				  r == -EPROTONOSUPPORT ? "the module's ABI is not ours"
-							: strerror(-r));
+			report(d, r);
 		d->last_error = r;
 		retry_later(d);
 		return r;

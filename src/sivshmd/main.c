@@ -26,29 +26,44 @@ static int check_config(const struct options *options)
 	return 0;
 }
 
+static int fail(const char *what, int r)
+{
+	log_plain(LOG_ERR, "%s: %s", what, strerror(-r));
+	return r;
+}
+
 /* A module that is not there is no reason to stop: it may be loaded later, by hand. */
 static int load_module(void)
 {
 	int r = module_load();
 
 	if (r < 0)
-		log_event(LOG_WARNING, LOG_ID_DEVICE, NULL, "Kernel module cannot be loaded: %s",
-			  strerror(-r));
+		log_event(LOG_WARNING, LOG_ID_DEVICE, NULL,
+			  "Kernel module sivshm cannot be loaded: %s; %s", strerror(-r),
+			  module_load_advice(r));
 	return r;
 }
 
 static int load_and_check_module(const struct options *options)
 {
+	char text[MODULE_TEXT_SIZE];
+	uint32_t abi;
 	int r;
 
 	r = load_module();
-	if (r >= 0)
-		r = module_check_abi(options->device);
-	if (r == -EPROTONOSUPPORT)
-		log_event(LOG_ERR, LOG_ID_DEVICE, NULL, "The kernel module's ABI is not ours");
-	else if (r == -EBUSY)
-		r = 0; /* a daemon has it, and has checked */
-	return r;
+	if (r < 0)
+		return r;
+	r = module_get_abi(options->device, &abi);
+	if (r == -EBUSY)
+		return 0; /* a daemon has it, and has checked */
+	if (r < 0)
+		return fail(options->device, r);
+	if (abi != SIVSHM_ABI) {
+		module_abi_text(abi, text);
+		log_event(LOG_ERR, LOG_ID_DEVICE, NULL, "%s", text);
+		return -EPROTONOSUPPORT;
+	}
+	return 0;
 }
 
 static int on_signal(sd_event_source *s, const struct signalfd_siginfo *info, void *userdata)
@@ -82,19 +97,25 @@ static int run(const struct options *options)
 	int r;
 
 	r = manager_new(options, &m);
-	if (r >= 0 && options->load_module)
+	if (r == -CONF_UNUSABLE)
+		return r;
+	if (r < 0)
+		return fail("Starting", r);
+	if (options->load_module)
 		load_module();
-	if (r >= 0)
-		r = capabilities_drop();
-	if (r >= 0)
-		r = handle_signals(m);
+	r = capabilities_drop();
+	if (r < 0)
+		return fail("Giving up capabilities", r);
+	r = handle_signals(m);
 	if (r >= 0)
 		r = sd_event_set_watchdog(m->event, true);
-	if (r >= 0)
-		r = manager_start(m);
+	if (r < 0)
+		return fail("Event loop", r);
+	r = manager_start(m);
 	if (r < 0)
 		return r;
-	return sd_event_loop(m->event);
+	r = sd_event_loop(m->event);
+	return r < 0 ? fail("Event loop", r) : r;
 }
 
 int main(int argc, char **argv)
@@ -113,7 +134,5 @@ int main(int argc, char **argv)
 	}
 	if (r == -CONF_UNUSABLE)
 		return CONF_EXIT_STATUS;
-	if (r < 0 && !options.check_config)
-		log_plain(LOG_ERR, "sivshmd ends: %s", strerror(-r));
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -332,7 +332,8 @@ int manager_start(struct manager *m)
 
 	r = manager_bus_start(m);
 	if (r < 0) {
-		log_plain(LOG_ERR, "Cannot get onto the bus: %s", strerror(-r));
+		log_plain(LOG_ERR, "Cannot get onto the bus (%s): %s",
+			  m->options->bus ? m->options->bus : "the system bus", strerror(-r));
 		return r;
 	}
 	r = sd_event_add_time_relative(m->event, &m->settle, CLOCK_MONOTONIC, SETTLE_USEC, 0,

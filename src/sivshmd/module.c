@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <libkmod.h>
 #include <linux/capability.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -52,14 +53,42 @@ int module_load(void)
 	return r;
 }
 
-int module_check_abi(const char *device)
+const char *module_load_advice(int error)
+{
+	switch (error) {
+	case -ENOENT:
+		return "it is not installed for this kernel: build it with the kernel's headers "
+		       "and run depmod -a";
+	case -ENOKEY:
+	case -EKEYREJECTED:
+		return "it is not signed with a key that this kernel accepts (Secure Boot)";
+	case -EPERM:
+		return "modprobe.d forbids it, or this process may not load modules";
+	case -EINVAL:
+	case -ENOEXEC:
+		return "it was built for another kernel; the kernel's log says more";
+	default:
+		return "the kernel's log may say more";
+	}
+}
+
+void module_abi_text(uint32_t abi, char *ret)
+{
+	snprintf(ret, MODULE_TEXT_SIZE,
+		 "the module's ABI is %u, this sivshmd needs %u: install both of one version and "
+		 "load the module anew",
+		 abi, SIVSHM_ABI);
+}
+
+int module_get_abi(const char *device, uint32_t *ret)
 {
 	_cleanup_close_ int fd = open(device, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	struct sivshm_info info = {};
 
 	if (fd < 0 || ioctl(fd, SIVSHM_GET_INFO, &info) < 0)
 		return -errno;
-	return info.abi == SIVSHM_ABI ? 0 : -EPROTONOSUPPORT;
+	*ret = info.abi;
+	return 0;
 }
 
 static int bounding_set_drop(void)

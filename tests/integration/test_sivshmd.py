@@ -427,7 +427,7 @@ def test_wrong_module(world):
     client = world.rtos.client()
     wait_for(lambda: answers(client), what="bus name")
     refused("NotReady", client.connect, "sensor", "ivi/dashboard")
-    wait_for(lambda: "ABI is not ours" in world.rtos.log(), what="log")
+    wait_for(lambda: "this sivshmd needs 1" in world.rtos.log(), what="log")
     assert world.host.methods("rtos") == []
     world.ivi.start()
 
