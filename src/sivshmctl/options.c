@@ -145,6 +145,27 @@ static bool takes(const struct verb *v, char id)
 	return strchr(EVERYWHERE, id) || strchr(v->options, id);
 }
 
+static void print_usage(const struct verb *v)
+{
+	fprintf(stderr, "usage: sivshmctl %s%s%s\n", v->name, v->args[0] ? " " : "", v->args);
+}
+
+/* no_such_verb() - the first word of some is the beginning of an answer */
+static int no_such_verb(const char *word)
+{
+	size_t length = strlen(word);
+	bool found = false;
+
+	for (size_t i = 0; i < n_verbs; i++)
+		if (strncmp(verbs[i].name, word, length) == 0 && verbs[i].name[length] == ' ') {
+			print_usage(&verbs[i]);
+			found = true;
+		}
+	if (!found)
+		fprintf(stderr, "sivshmctl: no such command: %s; see sivshmctl --help\n", word);
+	return EXIT_USAGE;
+}
+
 static int check(const struct verb *v, const struct settings *s, const char *used)
 {
 	for (; *used; used++)
@@ -154,7 +175,7 @@ static int check(const struct verb *v, const struct settings *s, const char *use
 			return EXIT_USAGE;
 		}
 	if (s->n_args < v->min_args || s->n_args > v->max_args) {
-		fprintf(stderr, "usage: sivshmctl %s %s\n", v->name, v->args);
+		print_usage(v);
 		return EXIT_USAGE;
 	}
 	return -1;
@@ -170,11 +191,8 @@ static int choose(int n, char **words, struct settings *s, const char *used,
 		return EXIT_USAGE;
 	}
 	*ret = find_verb(n, words, &taken);
-	if (!*ret) {
-		fprintf(stderr, "sivshmctl: no such command: %s%s%s; see sivshmctl --help\n",
-			words[0], n > 1 ? " " : "", n > 1 ? words[1] : "");
-		return EXIT_USAGE;
-	}
+	if (!*ret)
+		return no_such_verb(words[0]);
 	s->n_args = n - taken;
 	s->args = words + taken;
 	return check(*ret, s, used);

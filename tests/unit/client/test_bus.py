@@ -132,6 +132,10 @@ class Errors(Case):
                       ["ping", "a/b", "--count", "0"], ["ping", "a/b", "--size", "-1"], ["revoke", "channel"]):
             rc, _, err = self.run_ctl(*words)
             self.assertEqual(rc, 2, f"{words}: {err}")
+        for words in (["revoke"], ["revoke", "d0"]):
+            err = self.run_ctl(*words)[2]
+            for line in ("channel ID", "service VM/SERVICE", "vm VM"):
+                self.assertIn(f"usage: sivshmctl revoke {line}\n", err)
 
     def test_host_error(self):
         rc, _, err = self.run_ctl("qemu-args", "nobody")
