@@ -4,8 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "call.h"
-#include "output.h"
+#include "ask.h"
 
 static const struct column channel_columns[] = {
 	{"object", 'o', NULL, 0},
@@ -43,35 +42,16 @@ static const struct column status_fields[] = {
 	{"kernel_abi", 'u', "KernelABI", 0},
 };
 
-static int list(const struct settings *s, const char *method, const struct column *columns,
-		size_t n, const char *nothing)
-{
-	_cleanup_message_ sd_bus_message *m = NULL;
-	_cleanup_bus_ sd_bus *bus = NULL;
-	_cleanup_json_ json_t *rows = NULL;
-	int r;
-
-	r = call_open(s, &bus);
-	if (r == 0)
-		r = call(bus, &guest_daemon, method, &m, "");
-	if (r)
-		return r;
-	r = output_read_rows(m, columns, n, &rows);
-	if (r < 0)
-		return call_bad_reply(&guest_daemon, method, r);
-	output_rows(s, rows, columns, n, nothing);
-	return EXIT_SUCCESS;
-}
-
 int verb_list(const struct settings *s)
 {
-	return list(s, "ListChannels", channel_columns, N_COLUMNS(channel_columns), "No channels.");
+	return ask_rows(s, &guest_daemon, "ListChannels", channel_columns,
+			N_COLUMNS(channel_columns), "No channels.");
 }
 
 int verb_listeners(const struct settings *s)
 {
-	return list(s, "ListListeners", listener_columns, N_COLUMNS(listener_columns),
-		    "Nobody listens.");
+	return ask_rows(s, &guest_daemon, "ListListeners", listener_columns,
+			N_COLUMNS(listener_columns), "Nobody listens.");
 }
 
 static int read_status_fields(sd_bus *bus, json_t *status)
@@ -155,22 +135,8 @@ int verb_status(const struct settings *s)
 
 int verb_explain(const struct settings *s)
 {
-	static const struct column fields[] = {{"allowed", 'b', NULL, 0}, {"reason", 's', NULL, 0}};
-	_cleanup_json_ json_t *answer = json_object();
-	_cleanup_message_ sd_bus_message *m = NULL;
-	_cleanup_bus_ sd_bus *bus = NULL;
-	int r;
-
-	r = call_open(s, &bus);
-	if (r == 0)
-		r = call(bus, &guest_daemon, "Explain", &m, "ss", s->args[0],
-			 s->n_args > 1 ? s->args[1] : "");
-	if (r)
-		return r;
-	r = output_read_fields(m, fields, N_COLUMNS(fields), answer);
-	if (r < 0)
-		return call_bad_reply(&guest_daemon, "Explain", r);
-	return output_verdict(s, answer);
+	return ask_verdict(s, &guest_daemon, "Explain", s->args[0],
+			   s->n_args > 1 ? s->args[1] : "");
 }
 
 int verb_reload(const struct settings *s)

@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "call.h"
-#include "output.h"
+#include "ask.h"
 
 static const struct column vm_columns[] = {
 	{"name", 's', "VM", 0},
@@ -63,39 +62,22 @@ static int ask(const struct settings *s, const char *method, sd_bus **ret_bus, s
 	return r ?: call(*ret_bus, &host_daemon, method, ret, "");
 }
 
-static int list(const struct settings *s, const char *method, const struct column *columns,
-		size_t n, const char *nothing)
-{
-	_cleanup_message_ sd_bus_message *m = NULL;
-	_cleanup_bus_ sd_bus *bus = NULL;
-	_cleanup_json_ json_t *rows = NULL;
-	int r;
-
-	r = ask(s, method, &bus, &m);
-	if (r)
-		return r;
-	r = output_read_rows(m, columns, n, &rows);
-	if (r < 0)
-		return call_bad_reply(&host_daemon, method, r);
-	output_rows(s, rows, columns, n, nothing);
-	return EXIT_SUCCESS;
-}
-
 int verb_vms(const struct settings *s)
 {
-	return list(s, "ListVMs", vm_columns, N_COLUMNS(vm_columns),
-		    "No VMs; see /etc/sivshm-ca/vm.d.");
+	return ask_rows(s, &host_daemon, "ListVMs", vm_columns, N_COLUMNS(vm_columns),
+			"No VMs; see /etc/sivshm-ca/vm.d.");
 }
 
 int verb_channels(const struct settings *s)
 {
-	return list(s, "ListChannels", channel_columns, N_COLUMNS(channel_columns), "No channels.");
+	return ask_rows(s, &host_daemon, "ListChannels", channel_columns,
+			N_COLUMNS(channel_columns), "No channels.");
 }
 
 int verb_certificates(const struct settings *s)
 {
-	return list(s, "ListCertificates", certificate_columns, N_COLUMNS(certificate_columns),
-		    "No certificates.");
+	return ask_rows(s, &host_daemon, "ListCertificates", certificate_columns,
+			N_COLUMNS(certificate_columns), "No certificates.");
 }
 
 static int read_regions(sd_bus_message *m, json_t *regions)
@@ -152,21 +134,7 @@ int verb_regions(const struct settings *s)
 
 int verb_policy_explain(const struct settings *s)
 {
-	static const struct column fields[] = {{"allowed", 'b', NULL, 0}, {"reason", 's', NULL, 0}};
-	_cleanup_json_ json_t *answer = json_object();
-	_cleanup_message_ sd_bus_message *m = NULL;
-	_cleanup_bus_ sd_bus *bus = NULL;
-	int r;
-
-	r = call_open(s, &bus);
-	if (r == 0)
-		r = call(bus, &host_daemon, "ExplainPolicy", &m, "ss", s->args[0], s->args[1]);
-	if (r)
-		return r;
-	r = output_read_fields(m, fields, N_COLUMNS(fields), answer);
-	if (r < 0)
-		return call_bad_reply(&host_daemon, "ExplainPolicy", r);
-	return output_verdict(s, answer);
+	return ask_verdict(s, &host_daemon, "ExplainPolicy", s->args[0], s->args[1]);
 }
 
 /* One word as a shell reads it back. */
