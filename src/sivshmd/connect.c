@@ -164,19 +164,25 @@ static int take_grant(struct connect *c, json_t *result, struct failure *error)
 	return r < 0 ? failure_set(error, ERR_FAILED, "out of memory") : 0;
 }
 
-static void on_confirmed(struct rpc_link *link, json_t *result, const struct failure *error,
-			 void *userdata)
+static void on_reply(struct connect *c, struct rpc_link *link, json_t *result,
+		     const struct failure *error,
+		     int (*take)(struct connect *c, json_t *result, struct failure *error))
 {
-	struct connect *c = userdata;
 	struct failure why = {};
 
 	c->call = NULL;
 	if (error)
 		why = control_failure(link, error);
 	else
-		take_grant(c, result, &why);
+		take(c, result, &why);
 	if (why.code)
 		connect_fail(c, &why);
+}
+
+static void on_confirmed(struct rpc_link *link, json_t *result, const struct failure *error,
+			 void *userdata)
+{
+	on_reply(userdata, link, result, error, take_grant);
 }
 
 /* verify chain and id of B; CC..CF, id, EKM */
@@ -223,16 +229,7 @@ static int take_server_hello(struct connect *c, json_t *result, struct failure *
 static void on_connected(struct rpc_link *link, json_t *result, const struct failure *error,
 			 void *userdata)
 {
-	struct connect *c = userdata;
-	struct failure why = {};
-
-	c->call = NULL;
-	if (error)
-		why = control_failure(link, error);
-	else
-		take_server_hello(c, result, &why);
-	if (why.code)
-		connect_fail(c, &why);
+	on_reply(userdata, link, result, error, take_server_hello);
 }
 
 static int send_client_hello(struct connect *c, struct failure *error)

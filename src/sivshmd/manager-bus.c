@@ -36,9 +36,28 @@ int manager_bus_identify(struct manager *m, sd_bus_message *message,
 	return 0;
 }
 
-static bool service_is_valid(const char *service)
+static int check_service(const char *service, sd_bus_error *error)
 {
-	return !service[0] || service_name_is_valid(service);
+	if (!service[0] || service_name_is_valid(service))
+		return 0;
+	return bus_args_invalid(error, "'%.*s' is no service name", TEXT_SHOWN, service);
+}
+
+static int parse_peer(const char *text, struct peer_name *ret, sd_bus_error *error)
+{
+	if (peer_name_parse(text, ret) >= 0)
+		return 0;
+	return bus_args_invalid(error, "'%.*s' is no peer, which is 'vm/service'", TEXT_SHOWN,
+				text);
+}
+
+/* identify_caller() - the arguments are right (@r): who is it?  @fn reads them again when that is
+ * known */
+static int identify_caller(struct manager *m, sd_bus_message *message, int r, bus_access_fn fn)
+{
+	if (r >= 0)
+		r = sd_bus_message_rewind(message, true);
+	return r < 0 ? r : bus_access_identify(m->access, message, fn, m);
 }
 
 /*
@@ -59,12 +78,12 @@ static int read_connect(sd_bus_message *message, struct connect_request *ret, sd
 	r = sd_bus_message_read(message, "ss", &ret->service, &peer);
 	if (r < 0)
 		return r;
-	if (!service_is_valid(ret->service))
-		return bus_args_invalid(error, "'%.*s' is no service name", TEXT_SHOWN,
-					ret->service);
-	if (peer_name_parse(peer, &ret->peer) < 0)
-		return bus_args_invalid(error, "'%.*s' is no peer, which is 'vm/service'",
-					TEXT_SHOWN, peer);
+	r = check_service(ret->service, error);
+	if (r < 0)
+		return r;
+	r = parse_peer(peer, &ret->peer, error);
+	if (r < 0)
+		return r;
 	r = bus_args_options(message, options, ELEMENTSOF(options), error);
 	if (r < 0)
 		return r;
@@ -100,13 +119,9 @@ static int connect_identified(sd_bus_message *message, const struct bus_sender *
 static int method_connect(sd_bus_message *message, void *userdata, sd_bus_error *error)
 {
 	struct connect_request request;
-	struct manager *m = userdata;
-	int r;
 
-	r = read_connect(message, &request, error);
-	if (r >= 0)
-		r = sd_bus_message_rewind(message, true);
-	return r < 0 ? r : bus_access_identify(m->access, message, connect_identified, m);
+	return identify_caller(userdata, message, read_connect(message, &request, error),
+			       connect_identified);
 }
 
 /*
@@ -125,9 +140,9 @@ static int read_listen(sd_bus_message *message, struct listen_request *ret, sd_b
 	r = sd_bus_message_read(message, "s", &ret->service);
 	if (r < 0)
 		return r;
-	if (!service_is_valid(ret->service))
-		return bus_args_invalid(error, "'%.*s' is no service name", TEXT_SHOWN,
-					ret->service);
+	r = check_service(ret->service, error);
+	if (r < 0)
+		return r;
 	r = bus_args_options(message, options, ELEMENTSOF(options), error);
 	if (r < 0)
 		return r;
@@ -162,13 +177,9 @@ static int listen_identified(sd_bus_message *message, const struct bus_sender *s
 static int method_listen(sd_bus_message *message, void *userdata, sd_bus_error *error)
 {
 	struct listen_request request = {};
-	struct manager *m = userdata;
-	int r;
 
-	r = read_listen(message, &request, error);
-	if (r >= 0)
-		r = sd_bus_message_rewind(message, true);
-	return r < 0 ? r : bus_access_identify(m->access, message, listen_identified, m);
+	return identify_caller(userdata, message, read_listen(message, &request, error),
+			       listen_identified);
 }
 
 /*
@@ -189,14 +200,11 @@ static int read_explain(sd_bus_message *message, struct explain_request *ret, sd
 	r = sd_bus_message_read(message, "ss", &ret->service, &peer);
 	if (r < 0)
 		return r;
-	if (!service_is_valid(ret->service))
-		return bus_args_invalid(error, "'%.*s' is no service name", TEXT_SHOWN,
-					ret->service);
+	r = check_service(ret->service, error);
+	if (r < 0)
+		return r;
 	ret->listens = !peer[0];
-	if (peer[0] && peer_name_parse(peer, &ret->peer) < 0)
-		return bus_args_invalid(error, "'%.*s' is no peer, which is 'vm/service'",
-					TEXT_SHOWN, peer);
-	return 0;
+	return ret->listens ? 0 : parse_peer(peer, &ret->peer, error);
 }
 
 static int explain_identified(sd_bus_message *message, const struct bus_sender *sender,
@@ -226,13 +234,9 @@ static int explain_identified(sd_bus_message *message, const struct bus_sender *
 static int method_explain(sd_bus_message *message, void *userdata, sd_bus_error *error)
 {
 	struct explain_request request;
-	struct manager *m = userdata;
-	int r;
 
-	r = read_explain(message, &request, error);
-	if (r >= 0)
-		r = sd_bus_message_rewind(message, true);
-	return r < 0 ? r : bus_access_identify(m->access, message, explain_identified, m);
+	return identify_caller(userdata, message, read_explain(message, &request, error),
+			       explain_identified);
 }
 
 /*
