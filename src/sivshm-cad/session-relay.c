@@ -54,6 +54,19 @@ static int check_relay(const struct session *s, size_t bytes, struct failure *er
 	return 0;
 }
 
+/* peer_refused() - B's error ends the session; true: so it is */
+static bool peer_refused(struct session *s, const struct failure *error)
+{
+	struct failure why;
+
+	session_call_done(s);
+	if (!error)
+		return false;
+	peer_failure(s, error, &why);
+	session_fail(s, s->to_vm, &why);
+	return true;
+}
+
 /* call_peer() - ask B; the flight of @body is charged to both until B answers */
 static int call_peer(struct session *s, const char *method, json_t *body, size_t bytes,
 		     rpc_call_fn fn, struct failure *error)
@@ -143,12 +156,8 @@ static void on_offer(struct rpc_link *link, json_t *result, const struct failure
 	struct failure why;
 
 	(void)link;
-	session_call_done(s);
-	if (error) {
-		peer_failure(s, error, &why);
-		session_fail(s, s->to_vm, &why);
+	if (peer_refused(s, error))
 		return;
-	}
 	if (msg_flight_decode(result, false, &offer, &why) < 0) {
 		failure_set(&why, ERR_HANDSHAKE_FAILED, "the daemon of VM %s answered nonsense",
 			    s->to.vm);
@@ -289,12 +298,8 @@ static void on_finished(struct rpc_link *link, json_t *result, const struct fail
 	struct failure why;
 
 	(void)link;
-	session_call_done(s);
-	if (error) {
-		peer_failure(s, error, &why);
-		session_fail(s, s->to_vm, &why);
+	if (peer_refused(s, error))
 		return;
-	}
 	if (check_finished(s, result, &why) < 0 || grant(s, &why) < 0)
 		session_fail(s, NULL, &why);
 }
