@@ -109,11 +109,3 @@ int error_errno(int code)
 {
 	return errors[error_index(code)].number;
 }
-
-int error_from_name(const char *name)
-{
-	for (size_t i = 0; i < ELEMENTSOF(errors); i++)
-		if (strcmp(error_name(errors[i].code), name) == 0)
-			return errors[i].code;
-	return ERR_FAILED;
-}

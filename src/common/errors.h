@@ -49,7 +49,5 @@ const char *error_name(int code);
 const char *error_dbus_name(int code);
 /** error_errno() - positive errno that the library gives for @code */
 int error_errno(int code);
-/** error_from_name() - by error_name(); ERR_FAILED for an unknown name */
-int error_from_name(const char *name);
 
 #endif

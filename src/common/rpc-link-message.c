@@ -186,11 +186,6 @@ void link_orphan_requests(struct rpc_link *link)
 	link->current = NULL;
 }
 
-struct rpc_link *rpc_request_link(const struct rpc_request *request)
-{
-	return request->link;
-}
-
 int rpc_request_reply(struct rpc_request *request, json_t *result)
 {
 	_cleanup_(rpc_request_dropp) struct rpc_request *owned = request;

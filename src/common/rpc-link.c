@@ -43,11 +43,6 @@ int rpc_link_fd(const struct rpc_link *link)
 	return link->fd;
 }
 
-void *rpc_link_userdata(const struct rpc_link *link)
-{
-	return link->userdata;
-}
-
 void link_fail(struct rpc_link *link, int code, const char *text)
 {
 	if (!rpc_link_is_up(link))
@@ -56,11 +51,6 @@ void link_fail(struct rpc_link *link, int code, const char *text)
 	failure_set(&link->why, code, "%s", text);
 	sd_event_source_set_enabled(link->io, SD_EVENT_OFF);
 	sd_event_source_set_enabled(link->defer, SD_EVENT_ONESHOT);
-}
-
-void rpc_link_close(struct rpc_link *link, const struct failure *why)
-{
-	link_fail(link, why->code, why->text);
 }
 
 /* A device is asked again and again: neither QEMU nor the kernel tells when the host's end is back

@@ -70,17 +70,9 @@ int rpc_link_new(sd_event *event, int fd, enum rpc_link_kind kind,
 struct rpc_link *rpc_link_free(struct rpc_link *link);
 DEFINE_CLEANUP(struct rpc_link *, rpc_link_free)
 
-/**
- * rpc_link_close() - go down as if the other end had hung up: calls fail, then down(@why), both
- * from the loop.  No byte is read or written any more.  A DEVICE comes up again while the host is
- * there.
- */
-void rpc_link_close(struct rpc_link *link, const struct failure *why);
-
 bool rpc_link_is_up(const struct rpc_link *link);
 /** rpc_link_fd() - borrowed, e.g. for the fd store */
 int rpc_link_fd(const struct rpc_link *link);
-void *rpc_link_userdata(const struct rpc_link *link);
 
 /**
  * rpc_link_write_nul() - end what a dead predecessor left half-written; first thing on a connection
@@ -124,8 +116,6 @@ int rpc_request_reply(struct rpc_request *request, json_t *result);
 int rpc_request_fail(struct rpc_request *request, const struct failure *error);
 /** rpc_request_drop() - no answer at all (what came before Welcome); NULL is fine; returns NULL */
 struct rpc_request *rpc_request_drop(struct rpc_request *request);
-/** rpc_request_link() - NULL when orphaned */
-struct rpc_link *rpc_request_link(const struct rpc_request *request);
 DEFINE_CLEANUP(struct rpc_request *, rpc_request_drop)
 
 /** rpc_link_count_malformed() - in notification(): the params did not decode */

@@ -93,11 +93,6 @@ int region_config_member(const struct region_config *region, const char *vm)
 	return -1;
 }
 
-void config_place_format(const struct config_place *place, char *ret, size_t size)
-{
-	snprintf(ret, size, "%s:%u", place->file ? place->file : "?", place->line);
-}
-
 /* fail_at() - conf_fail() with the place of an object */
 #define fail_at(error, at, ...)                                                              \
 	conf_fail(error, &(const struct conf_place){.file = (at)->file, .line = (at)->line}, \

@@ -87,8 +87,6 @@ const struct rule_config *config_find_rule(const struct config *config,
 bool vm_config_has_service(const struct vm_config *vm, const char *service);
 /** region_config_member() - index of @vm in the region, -1 if it is none */
 int region_config_member(const struct region_config *region, const char *vm);
-/** config_place_format() - "file:line" */
-void config_place_format(const struct config_place *place, char *ret, size_t size);
 
 /** config_check() - what only shows when everything was read; part of config_load(), apart for
  * tests */

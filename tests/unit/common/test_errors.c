@@ -12,16 +12,13 @@ static void unknown_is_failed(void **state)
 	assert_string_equal(error_name(1), "Failed");
 	assert_string_equal(error_dbus_name(-1), "org.sivshm1.Error.Failed");
 	assert_int_equal(error_errno(12345), EIO);
-	assert_int_equal(error_from_name(""), ERR_FAILED);
-	assert_int_equal(error_from_name("refusedbyhost"), ERR_FAILED);
-	assert_int_equal(error_from_name("org.sivshm1.Error.Closed"), ERR_FAILED);
 }
 
 static void names_and_codes(void **state)
 {
 	(void)state;
 	for (int code = ERR_NO_SUCH_OBJECT; code <= ERR_FAILED; code++) {
-		assert_int_equal(error_from_name(error_name(code)), code);
+		assert_true(code == ERR_FAILED || strcmp(error_name(code), "Failed") != 0);
 		assert_true(error_errno(code) > 0);
 	}
 	assert_string_equal(error_name(ERR_REFUSED_BY_HOST), "RefusedByHost");
