@@ -239,6 +239,15 @@ def test_one_control_connection_at_a_time(pair):
     assert a.daemon.hello()["vm"] == "a"
 
 
+def test_flood_of_hellos(pair):
+    """Each is answered, for each may be a new daemon; the journal gets a hundred in ten seconds."""
+    cad, a, _ = pair
+    for _ in range(300):
+        a.daemon.hello()
+    assert 100 <= cad.log().count("VM a: daemon said hello") <= 101
+    assert cad.vms()["a"]["hello"]
+
+
 def test_no_descriptor_is_left(pair):
     cad, a, _ = pair
     before = len(os.listdir(f"/proc/{cad.pid}/fd"))

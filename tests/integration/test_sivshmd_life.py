@@ -298,6 +298,20 @@ def test_denied(pair):
     os.close(fd)
 
 
+def test_flood_of_denials(pair):
+    """One uid's attempts are told 32 times in ten seconds; another's attempt is not lost among them."""
+    client, fd, _, *_ = joined(pair)
+    seen = client.signals(interface=MANAGER, member="Refused")
+    slot, channel = next(iter(pair.rtos.kernel.channels.items()))
+    for _ in range(500):
+        pair.rtos.kernel.event("denied", slot, channel.generation, op=1, pid=4711, uid=1234, cgroup=99)
+    pair.rtos.kernel.event("denied", slot, channel.generation, op=1, pid=4712, uid=1235, cgroup=99)
+    wait_for(lambda: seen and seen[-1][2][3] == 1235, what="the other uid's refusal")
+    assert len(seen) == 33
+    assert pair.rtos.log().count("tried to mmap") == 33
+    os.close(fd)
+
+
 def test_odd_events(pair):
     client, fd, path, *_ = joined(pair)
     for slot, generation in ((0, 0), (9999, 1), (0xffffffff, 0xffffffff), (0, 77)):
