@@ -77,8 +77,7 @@ static bool quota_is_left(const struct bus_access *a, const char *sender, bool p
 
 	if (a->n_questions >= BUS_ACCESS_MAX)
 		return false;
-	LIST_FOREACH(q, &a->questions, entry)
-	{
+	LIST_FOREACH(q, &a->questions, entry) {
 		n += strcmp(sd_bus_message_get_sender(q->message), sender) == 0;
 		n_polkit += q->action != NULL;
 	}

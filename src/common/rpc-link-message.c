@@ -249,8 +249,7 @@ static void dispatch_response(struct rpc_link *link, const struct rpc_message *m
 {
 	struct rpc_call *call;
 
-	LIST_FOREACH(call, &link->calls, entry)
-	{
+	LIST_FOREACH(call, &link->calls, entry) {
 		if (call->id == m->id)
 			break;
 	}

@@ -27,7 +27,7 @@ static void vector_rang(struct sivshm_vector *vector)
 		sivshm_channel_scan();
 		return;
 	}
-	list_for_each_entry (listener, &vector->listeners, node)
+	list_for_each_entry(listener, &vector->listeners, node)
 		listener->rang(listener);
 }
 

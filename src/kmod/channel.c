@@ -105,7 +105,8 @@ void sivshm_channel_follow_all(void)
 
 	lockdep_assert_held(&sivshm_lock);
 
-	xa_for_each(&channels, slot, channel) follow(channel);
+	xa_for_each(&channels, slot, channel)
+		follow(channel);
 }
 
 /**
@@ -119,9 +120,9 @@ void sivshm_channel_revoke_section(struct sivshm_section_device *section)
 
 	lockdep_assert_held(&sivshm_lock);
 
-	xa_for_each(&channels, slot,
-		    channel) if (channel->own == section || channel->peer == section)
-		sivshm_channel_revoke(channel);
+	xa_for_each(&channels, slot, channel)
+		if (channel->own == section || channel->peer == section)
+			sivshm_channel_revoke(channel);
 }
 
 /**
@@ -134,7 +135,8 @@ void sivshm_channel_orphan_all(void)
 
 	lockdep_assert_held(&sivshm_lock);
 
-	xa_for_each(&channels, slot, channel) sivshm_mailbox_orphan(&channel->mailbox, true);
+	xa_for_each(&channels, slot, channel)
+		sivshm_mailbox_orphan(&channel->mailbox, true);
 }
 
 static void scan_work(struct work_struct *work)
@@ -340,6 +342,7 @@ void sivshm_channel_forget_all(void)
 	unsigned long slot;
 
 	cancel_work_sync(&scan);
-	xa_for_each(&channels, slot, channel) sivshm_channel_forget(channel);
+	xa_for_each(&channels, slot, channel)
+		sivshm_channel_forget(channel);
 	xa_destroy(&channels);
 }

@@ -239,8 +239,8 @@ struct file *sivshm_file_new(struct sivshm_channel *channel)
 		goto fail_pin;
 	}
 
-	__module_get(
-		THIS_MODULE); /* put when the file goes; that we run says there is one to copy */
+	/* put when the file goes; that we run says there is one to copy */
+	__module_get(THIS_MODULE);
 	file = alloc_file_pseudo(inode, fs_mount, KBUILD_MODNAME, O_RDWR, &file_ops);
 	if (IS_ERR(file))
 		goto fail_inode;

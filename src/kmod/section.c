@@ -40,7 +40,7 @@ struct sivshm_section_device *sivshm_section_find(const struct sivshm_place *pla
 
 	lockdep_assert_held(&sivshm_lock);
 
-	list_for_each_entry (section, &sections, node)
+	list_for_each_entry(section, &sections, node)
 		if (same(&section->place, place) && !is_stale(section))
 			return section;
 	return NULL;
@@ -58,7 +58,7 @@ bool sivshm_section_is_stale(struct pci_dev *pdev)
 	bool stale = false;
 
 	mutex_lock(&sivshm_lock);
-	list_for_each_entry (section, &sections, node)
+	list_for_each_entry(section, &sections, node)
 		if (section->device.pdev == pdev)
 			stale = is_stale(section);
 	mutex_unlock(&sivshm_lock);
@@ -74,7 +74,7 @@ void sivshm_section_follow(void)
 
 	lockdep_assert_held(&sivshm_lock);
 
-	list_for_each_entry (section, &sections, node)
+	list_for_each_entry(section, &sections, node)
 		if (is_stale(section))
 			sivshm_channel_revoke_section(section);
 }

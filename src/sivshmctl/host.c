@@ -120,7 +120,7 @@ int verb_regions(const struct settings *s)
 			    "No regions; see /etc/sivshm-ca/region.d.");
 		return EXIT_SUCCESS;
 	}
-	json_array_foreach (regions, i, region) {
+	json_array_foreach(regions, i, region) {
 		_cleanup_json_ json_t *one = json_pack("[O]", region);
 
 		if (i)
@@ -172,7 +172,7 @@ static int print_arguments(const struct settings *s, sd_bus_message *m)
 		output_json(words);
 		return EXIT_SUCCESS;
 	}
-	json_array_foreach (words, i, word) {
+	json_array_foreach(words, i, word) {
 		if (i)
 			putchar(' ');
 		print_quoted(json_string_value(word));

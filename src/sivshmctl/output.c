@@ -124,7 +124,7 @@ static void format_array(const json_t *value, char cell[static CELL])
 	json_t *item;
 
 	cell[0] = 0;
-	json_array_foreach (value, i, item) {
+	json_array_foreach(value, i, item) {
 		if (used < CELL)
 			used += (size_t)snprintf(cell + used, CELL - used, "%s%s", i ? " " : "",
 						 json_string_value(item) ?: "?");
@@ -161,7 +161,7 @@ static void measure(const json_t *rows, const struct column *columns, size_t n,
 
 	for (size_t c = 0; c < n; c++)
 		width[c] = columns[c].title ? (int)strlen(columns[c].title) : 0;
-	json_array_foreach (rows, i, row) {
+	json_array_foreach(rows, i, row) {
 		for (size_t c = 0; c < n; c++) {
 			format_cell(json_object_get(row, columns[c].key), columns[c].format, cell);
 			if (columns[c].title && (int)strlen(cell) > width[c])
@@ -229,7 +229,7 @@ void output_rows(const struct settings *s, const json_t *rows, const struct colu
 	}
 	measure(rows, columns, n, width);
 	print_row(NULL, columns, n, width);
-	json_array_foreach (rows, i, row) {
+	json_array_foreach(rows, i, row) {
 		print_row(row, columns, n, width);
 	}
 }

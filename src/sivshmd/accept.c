@@ -57,8 +57,8 @@ static struct session *session_find(struct manager *m, const uint8_t id[SESSION_
 	struct session *s;
 
 	TAILQ_FOREACH(s, &m->sessions, next)
-	if (memcmp(s->id, id, SESSION_ID_SIZE) == 0)
-		return s;
+		if (memcmp(s->id, id, SESSION_ID_SIZE) == 0)
+			return s;
 	return NULL;
 }
 
@@ -476,7 +476,7 @@ unsigned sessions_count(struct manager *m, const char *service)
 	unsigned n = 0;
 
 	TAILQ_FOREACH(s, &m->sessions, next)
-	if (strcmp(s->to.service, service) == 0)
-		n++;
+		if (strcmp(s->to.service, service) == 0)
+			n++;
 	return n;
 }

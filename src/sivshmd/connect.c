@@ -402,8 +402,7 @@ bool connects_abort(struct manager *m, const uint8_t session[SESSION_ID_SIZE],
 {
 	struct connect *c;
 
-	TAILQ_FOREACH(c, &m->connects, next)
-	{
+	TAILQ_FOREACH(c, &m->connects, next) {
 		if (!c->has_session || memcmp(c->session, session, SESSION_ID_SIZE) != 0)
 			continue;
 		connect_fail(c, why);
@@ -473,7 +472,7 @@ unsigned connects_count(struct manager *m, const char *service)
 	unsigned n = 0;
 
 	TAILQ_FOREACH(c, &m->connects, next)
-	if (strcmp(c->from.service, service) == 0)
-		n++;
+		if (strcmp(c->from.service, service) == 0)
+			n++;
 	return n;
 }

@@ -99,8 +99,8 @@ static struct identity *find(const struct identities *s, const char *service)
 	struct identity *i;
 
 	TAILQ_FOREACH(i, &s->list, next)
-	if (strcmp(i->service, service) == 0)
-		return i;
+		if (strcmp(i->service, service) == 0)
+			return i;
 	return NULL;
 }
 
@@ -235,7 +235,7 @@ static void tell_all(struct identity *i, const struct failure *error)
 	TAILQ_CONCAT(&told, &i->waits, next);
 	i->held++; /* stays alive meanwhile */
 	TAILQ_FOREACH(w, &told, next)
-	w->identity = NULL;
+		w->identity = NULL;
 	while ((w = TAILQ_FIRST(&told))) {
 		TAILQ_REMOVE(&told, w, next);
 		if (w->fn)
@@ -419,8 +419,7 @@ bool identities_next(const struct identities *s, unsigned *index, const char **r
 	const struct identity *i;
 	unsigned n = 0;
 
-	TAILQ_FOREACH(i, &s->list, next)
-	{
+	TAILQ_FOREACH(i, &s->list, next) {
 		if (!i->pair.certificate || n++ < *index)
 			continue;
 		(*index)++;

@@ -153,14 +153,14 @@ static int enumerate(sd_bus *bus, const char *prefix, void *userdata, char ***re
 
 	(void)bus, (void)prefix, (void)error;
 	TAILQ_FOREACH(l, &m->listeners, next)
-	n++;
+		n++;
 	nodes = calloc(n + 1, sizeof(*nodes));
 	if (!nodes)
 		return -ENOMEM;
 	n = 0;
 	TAILQ_FOREACH(l, &m->listeners, next)
-	if (!l->message && (nodes[n] = strdup(l->path)))
-		n++;
+		if (!l->message && (nodes[n] = strdup(l->path)))
+			n++;
 	*ret_nodes = nodes;
 	return 0;
 }

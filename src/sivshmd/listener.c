@@ -319,8 +319,8 @@ struct listener *listener_find(struct manager *m, const char *service)
 	struct listener *l;
 
 	TAILQ_FOREACH(l, &m->listeners, next)
-	if (strcmp(l->service, service) == 0)
-		return l;
+		if (strcmp(l->service, service) == 0)
+			return l;
 	return NULL;
 }
 
@@ -329,8 +329,8 @@ struct listener *listener_find_path(struct manager *m, const char *path)
 	struct listener *l;
 
 	TAILQ_FOREACH(l, &m->listeners, next)
-	if (strcmp(l->path, path) == 0)
-		return l;
+		if (strcmp(l->path, path) == 0)
+			return l;
 	return NULL;
 }
 

@@ -60,8 +60,8 @@ static int list_listeners_identified(sd_bus_message *message, const struct bus_s
 	if (r >= 0)
 		r = sd_bus_message_open_container(reply, 'a', "(osusuu)");
 	TAILQ_FOREACH(l, &m->listeners, next)
-	if (r >= 0 && (sender->uid == 0 || sender->uid == l->caller.uid))
-		r = append_listener(reply, l);
+		if (r >= 0 && (sender->uid == 0 || sender->uid == l->caller.uid))
+			r = append_listener(reply, l);
 	if (r >= 0)
 		r = sd_bus_message_close_container(reply);
 	return r < 0 ? r : sd_bus_send(NULL, reply, NULL);

@@ -24,8 +24,7 @@ static int insert(struct kmod_list *list)
 	struct kmod_list *item;
 	int r = -ENOENT;
 
-	kmod_list_foreach(item, list)
-	{
+	kmod_list_foreach(item, list) {
 		struct kmod_module *module = kmod_module_get_module(item);
 
 		r = kmod_module_probe_insert_module(module, KMOD_PROBE_APPLY_BLACKLIST, NULL, NULL,

@@ -52,8 +52,8 @@ static struct account *find(const struct quota *q, uid_t uid)
 	struct account *a;
 
 	LIST_FOREACH(a, &q->accounts, next)
-	if (a->uid == uid)
-		return a;
+		if (a->uid == uid)
+			return a;
 	return NULL;
 }
 

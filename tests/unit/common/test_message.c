@@ -173,7 +173,7 @@ static void members_missing_or_unknown(void **state)
 		json_t *good = load(messages[i].good), *value;
 		const char *key;
 
-		json_object_foreach (good, key, value) {
+		json_object_foreach(good, key, value) {
 			json_t *bad = json_copy(good);
 
 			json_object_del(bad, key);
@@ -200,7 +200,7 @@ static void members_of_wrong_type(void **state)
 		json_t *good = load(messages[i].good), *value;
 		const char *key;
 
-		json_object_foreach (good, key, value) {
+		json_object_foreach(good, key, value) {
 			for (size_t j = 0; j < ELEMENTSOF(values); j++) {
 				json_t *bad;
 
@@ -306,7 +306,7 @@ static void strings_with_nul(void **state)
 		json_t *good = load(messages[i].good), *value;
 		const char *key;
 
-		json_object_foreach (good, key, value) {
+		json_object_foreach(good, key, value) {
 			const char *text = json_string_value(value);
 			json_t *bad;
 
