@@ -48,7 +48,7 @@ struct channel *channel_find(const struct manager *m, const uint8_t id[CHANNEL_I
 {
 	struct channel *c;
 
-	for (c = TAILQ_FIRST(&m->channels); c; c = TAILQ_NEXT(c, entry))
+	TAILQ_FOREACH(c, &m->channels, entry)
 		if (memcmp(c->id, id, CHANNEL_ID_SIZE) == 0)
 			return c;
 	return NULL;
@@ -59,7 +59,7 @@ struct channel *channel_find_slot(const struct manager *m, const struct vm *vm, 
 {
 	struct channel *c;
 
-	for (c = TAILQ_FIRST(&m->channels); c; c = TAILQ_NEXT(c, entry))
+	TAILQ_FOREACH(c, &m->channels, entry)
 		for (unsigned end = 0; end < N_ENDS; end++)
 			if (c->ends[end].present && c->ends[end].member->vm == vm &&
 			    c->ends[end].slot == slot) {
@@ -80,7 +80,7 @@ unsigned channels_count(const struct manager *m, const struct peer_name *from,
 	struct channel *c;
 	unsigned n = 0;
 
-	for (c = TAILQ_FIRST(&m->channels); c; c = TAILQ_NEXT(c, entry))
+	TAILQ_FOREACH(c, &m->channels, entry)
 		n += c->published && end_is(&c->ends[END_FROM], from) &&
 		     end_is(&c->ends[END_TO], to);
 	return n;

@@ -125,7 +125,7 @@ static int append_channels(sd_bus_message *reply, struct manager *m)
 	struct channel *c;
 	int r = 0;
 
-	for (c = TAILQ_FIRST(&m->channels); c; c = TAILQ_NEXT(c, entry)) {
+	TAILQ_FOREACH(c, &m->channels, entry) {
 		char id[CHANNEL_ID_TEXT], from[PEER_NAME_SIZE], to[PEER_NAME_SIZE];
 		struct peer_name name;
 

@@ -112,7 +112,7 @@ static void report_restored(const struct manager *m)
 	unsigned channels = 0, devices = 0;
 	const struct channel *c;
 
-	for (c = TAILQ_FIRST(&m->channels); c; c = TAILQ_NEXT(c, entry))
+	TAILQ_FOREACH(c, &m->channels, entry)
 		channels++;
 	for (size_t i = 0; i < m->n_regions; i++)
 		for (size_t j = 0; j < m->regions[i]->n_members; j++)

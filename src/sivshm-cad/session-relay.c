@@ -96,7 +96,7 @@ static unsigned sessions_count(const struct manager *m, const struct peer_name *
 	struct session *s;
 	unsigned n = 0;
 
-	for (s = TAILQ_FIRST(&m->sessions); s; s = TAILQ_NEXT(s, entry))
+	TAILQ_FOREACH(s, &m->sessions, entry)
 		n += s->state != SESSION_GRANTED && peer_name_equal(&s->from, from) &&
 		     peer_name_equal(&s->to, to);
 	return n;

@@ -19,7 +19,7 @@ struct session *session_find(const struct manager *m, const struct vm *vm,
 {
 	struct session *s;
 
-	for (s = TAILQ_FIRST(&m->sessions); s; s = TAILQ_NEXT(s, entry))
+	TAILQ_FOREACH(s, &m->sessions, entry)
 		if (memcmp(s->id, id, SESSION_ID_SIZE) == 0 && (s->from_vm == vm || s->to_vm == vm))
 			return s;
 	return NULL;
