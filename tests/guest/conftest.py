@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Fixtures of the guest suite: the cockpit example, booted once for all of it."""
+"""Fixtures of the guest suite: the cockpit example and the guest of the module's tests, each booted once for all."""
+
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
+from lab import build as builds
+from lab import ivshmem_host, paths, puppet, qemu
+from lab.ivshmem_host import IvshmemHost
 from lab.world import World
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what lies beside the test files
+
+from kmod_world import FOREIGN_ADDR, Bench, device  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +42,44 @@ def rtos(world):
 @pytest.fixture
 def ivi(world):
     return world.ivi
+
+
+@pytest.fixture(scope="session")
+def programs(image):
+    """Module, test module and puppet: {name: bytes}."""
+    work, log = paths.BUILD / "kmod-tests" / image.kver, paths.BUILD / "kmod-tests.log"
+    work.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    builds.run(["gcc", "-O2", "-Wall", "-static", "-o", work / "puppet", paths.ROOT / "tests/kmod/puppet.c"],
+               log, env=builds.environment())
+    return {"puppet": (work / "puppet").read_bytes(), "store.ko": builds.test_module(image, "store"),
+            "sivshm.ko": builds.module(image, "sivshm", paths.ROOT / "src/kmod")}
+
+
+@pytest.fixture(scope="session")
+def bench(image, programs, log_dir):
+    """The guest of all test_kmod_* files."""
+    uid = 64201
+    with IvshmemHost({"rtos": uid, "ivi": 64202}) as host:
+        foreign = ivshmem_host.Memory(host.folder / "foreign", 1 << 20)
+        os.chown(foreign.path, uid, uid)
+        port = puppet.Port(host.folder / "puppet.sock", uid)
+        args = ["-smp", "2", *host.qemu_args("rtos"), *port.qemu_args(),
+                "-object", f"memory-backend-file,id=foreign,mem-path={foreign.path},size={foreign.size},share=on",
+                "-device", f"ivshmem-plain,memdev=foreign,addr={FOREIGN_ADDR:#x}"]
+        with qemu.Guest("kmod", image, uid=uid, machine="pc", args=args, log_dir=log_dir) as guest:
+            guest.wait_up()
+            guest.foreign_bars = guest.run(f"cat /sys/bus/pci/devices/{device(FOREIGN_ADDR)}/resource")[1]
+            bench = Bench(guest, host, port, programs)
+            bench.foreign = foreign
+            yield bench
+
+
+@pytest.fixture
+def k(bench, request):
+    """The bench with an owner. The kernel log is part of the verdict; no channel is left behind."""
+    name = request.node.nodeid
+    bench.guest.mark(name)
+    yield bench.begin()
+    bench.end()
+    bench.guest.assert_kernel_clean(since=name)

@@ -68,13 +68,17 @@ def compile(config):
     return where
 
 
-def test_module(image, name):
-    """A module of tests/kmod, built for the guests' kernel. Returns its bytes."""
+def module(image, name, source):
+    """A module built for the guests' kernel by itself. Returns its bytes."""
     paths.BUILD.mkdir(exist_ok=True)
     work = paths.BUILD / "kmod-tests" / image.kver / name
-    run([paths.ROOT / "src/kmod/build-module", f"/lib/modules/{image.kver}/build", paths.ROOT / "tests/kmod" / name, work],
+    run([paths.ROOT / "src/kmod/build-module", f"/lib/modules/{image.kver}/build", source, work],
         paths.BUILD / "kmod-tests.log", env=environment())
     return (work / f"{name}.ko").read_bytes()
+
+
+def test_module(image, name):
+    return module(image, name, paths.ROOT / "tests/kmod" / name)
 
 
 def install(image):

@@ -39,6 +39,15 @@ class Fault(Exception):
         self.signal = signal
 
 
+def error_of(action, *args, **kw):
+    """Name of the error that a call ends in; "ok" when in none."""
+    try:
+        action(*args, **kw)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "ok"
+
+
 class Port:
     """Our end of a virtio-serial port; QEMU connects to it."""
 
@@ -212,11 +221,3 @@ class Worker:
         kind, number = other.answer().split()
         assert kind == "fd"
         return int(number, 16)
-
-    def error_of(self, action, *args, **kw):
-        """Name of the error that a call must end in; "ok" when it did not."""
-        try:
-            action(*args, **kw)
-        except OSError as error:
-            return errno.errorcode[error.errno]
-        return "ok"

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Doorbells: sleeping, waking, and a peer that rings without end."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from lab import kmod
+from lab.ivshmem_host import REVOKED
+from lab.kmod import POLLERR, POLLHUP, POLLIN
+from lab.puppet import error_of
+
+
+def test_doorbells_both_ways(k):
+    channel = k.channel(3, peer_vector=2)
+    channel.notify()
+    assert k.host.rang("ivi", 2, timeout=5) == 1
+    assert k.host.rang("ivi", 1) == 0
+    k.host.ring(k.vm, 1)
+    assert channel.wait(5 * 10**9) >= 1
+
+
+def test_wait(k):
+    channel = k.channel(0)
+    began = time.monotonic()
+    assert error_of(channel.wait, 0) == "ETIME"
+    assert error_of(channel.wait, 10**8) == "ETIME"
+    assert time.monotonic() - began >= 0.1
+    channel.begin_wait()
+    time.sleep(0.2)
+    k.host.ring(k.vm, 1)
+    assert channel.finish_wait() >= 1
+    channel.begin_wait(10**18)
+    k.host.ring(k.vm, 1)
+    assert channel.finish_wait() >= 1
+    channel.begin_wait()
+    time.sleep(0.2)
+    k.guest.run(f"kill -STOP {channel.worker.pid}; kill -CONT {channel.worker.pid}", check=True)
+    with pytest.raises(InterruptedError):
+        channel.worker.finish()
+
+
+def test_read_and_poll(k):
+    channel = k.channel(0)
+    worker = channel.worker
+    assert channel.poll() == 0
+    assert error_of(worker.call, "read", channel.fd, worker.buffer, 7) == "EINVAL"
+    for _ in range(3):
+        k.host.ring(k.vm, 1)
+        time.sleep(0.1)
+    assert channel.poll() == POLLIN
+    assert channel.read() == 3
+    assert channel.poll() == 0
+    worker.call("fcntl", channel.fd, 4, os.O_NONBLOCK)
+    assert error_of(channel.read) == "EAGAIN"
+    worker.call("fcntl", channel.fd, 4, 0)
+    worker.begin("read", channel.fd, worker.buffer, 8)
+    k.host.ring(k.vm, 1)
+    assert worker.finish() == 8
+    worker.begin_poll(channel.fd)
+    k.host.ring(k.vm, 1)
+    assert worker.finish_poll() == POLLIN
+
+
+def test_vector_wakes_its_channels_only(k):
+    one, same, other = (k.channel(i, local_vector=v) for i, v in ((0, 1), (1, 1), (2, 3)))
+    k.host.ring(k.vm, 1)
+    assert one.poll(5000) == POLLIN and same.poll(5000) == POLLIN
+    assert other.poll(100) == 0
+    k.host.ring(k.vm, 3)
+    assert other.poll(5000) == POLLIN
+    assert one.read() == 1
+    k.host.ring(k.vm, 2)
+    assert one.poll(100) == 0
+
+
+# A hostile peer
+
+
+def storm(k, vectors, seconds):
+    """Rings as fast as it goes; an eventfd merges, so that is as fast as QEMU takes them."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for vector in vectors:
+            k.host.ring(k.vm, vector)
+
+
+@pytest.fixture
+def low_limit(k):
+    """What an emulated CPU can be stormed with is below the default limit."""
+    k.stage.clear()
+    assert k.unload()
+    k.load("storm_limit=500")
+    k.begin()
+    yield
+    k.stage.clear()
+    k.until(k.unload, "rmmod")
+    k.load()
+    k.begin()
+
+
+@pytest.mark.parametrize("vectors", [(1,), (0,), (0, 1, 2, 3)], ids=str)
+def test_storm(k, low_limit, vectors):
+    channel, other = k.channel(0), k.channel(1, local_vector=2)
+    rx = k.see(channel)
+
+    def interrupts():
+        lines = k.guest.run("grep sivshm- /proc/interrupts", check=True)[1].splitlines()
+        return sum(int(n) for line in lines for n in line.split()[1:3] if n.isdigit())  # one column a CPU
+
+    before = interrupts()
+    storm(k, vectors, 2)
+    served = interrupts() - before
+    assert kmod.STORM in [e.type for e in k.owner.events()]
+    # per window of 100 ms at most the limit and one for each vector, and as long masked
+    assert served < 2.5 * (500 + 40) + 200, served
+
+    thread = threading.Thread(target=storm, args=(k, vectors, 2))
+    thread.start()
+    time.sleep(0.5)
+    other.wait(0) if other.poll() else None
+    k.host.ring(k.vm, 2)
+    assert other.poll(2000) == POLLIN  # the others are served
+    k.host.set_state(k.vm, 0, REVOKED)
+    k.host.ring(k.vm, 0)
+    k.until(lambda: channel.poll() == POLLHUP | POLLERR, "the host is heard", timeout=1)
+    assert channel.worker.peek(rx, 4) == bytes(4)
+    thread.join()
+
+    time.sleep(0.4)
+    k.owner.events()
+    while other.poll():
+        other.read()
+        time.sleep(0.1)
+    k.host.ring(k.vm, 2)
+    assert other.poll(2000) == POLLIN  # interrupts are back
+    assert other.read() == 1
+    assert kmod.STORM not in [e.type for e in k.owner.events()]
