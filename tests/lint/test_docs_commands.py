@@ -118,8 +118,8 @@ def test_completion(commands):
 def test_json_keys():
     """Keys that lists print, from the tables of columns."""
     code = set()
-    for source in ("guest.c", "host.c"):
-        text = read(f"src/sivshmctl/{source}")
+    for source in (ROOT / "src/sivshmctl").glob("*.c"):
+        text = source.read_text()
         for table in re.findall(r"static const struct column \w+(?:\[\])? = \{(.*?)\};", text, re.S):
             code |= set(re.findall(r'"(\w+)", \'\w\'', table))
     code |= set(re.findall(r'"(\w+)"', re.search(r"json_pack\((.*?)\);", read("src/sivshmctl/ping.c"), re.S)[1]))
