@@ -9,8 +9,11 @@
 
 #include "bus-util.h"
 
-/* An administrator may have to type a password. */
-#define POLKIT_TIMEOUT_USEC UINT64_C(120000000)
+/* An administrator may have to type a password.  Without one polkit answers by itself, and the
+ * caller hears of a polkit that does not before its own patience (25 s with most libraries) ends.
+ */
+#define POLKIT_TIMEOUT_USEC UINT64_C(20000000)
+#define POLKIT_INTERACTIVE_TIMEOUT_USEC UINT64_C(120000000)
 #define POLKIT_ALLOW_INTERACTION 1U
 
 /* struct question - one caller's message that waits for the bus and perhaps polkit */
@@ -99,6 +102,14 @@ static int deny(sd_bus_message *m, const char *why)
 	return 0;
 }
 
+static int deny_no_answer(sd_bus_message *m, const sd_bus_error *e)
+{
+	sd_bus_reply_method_errorf(m, SD_BUS_ERROR_ACCESS_DENIED,
+				   "only root may do this (polkit gave no answer: %s)",
+				   e->message ?: e->name);
+	return 0;
+}
+
 /* Takes over @q. */
 static int allow(struct question *question)
 {
@@ -123,7 +134,7 @@ static int on_polkit(sd_bus_message *reply, void *userdata, sd_bus_error *error)
 	    sd_bus_error_has_name(e, SD_BUS_ERROR_NAME_HAS_NO_OWNER))
 		return deny(q->message, "only root may do this (there is no polkit to ask)");
 	if (e)
-		return deny(q->message, "polkit gave no answer");
+		return deny_no_answer(q->message, e);
 	if (sd_bus_message_enter_container(reply, 'r', "bba{ss}") < 0 ||
 	    sd_bus_message_read(reply, "bb", &authorized, &challenge) < 0)
 		return deny(q->message, "polkit's answer is not understood");
@@ -151,7 +162,9 @@ static int ask_polkit(struct question *q)
 	if (r < 0)
 		return r;
 	q->slot = sd_bus_slot_unref(q->slot);
-	return sd_bus_call_async(q->access->bus, &q->slot, call, on_polkit, q, POLKIT_TIMEOUT_USEC);
+	return sd_bus_call_async(q->access->bus, &q->slot, call, on_polkit, q,
+				 interactive ? POLKIT_INTERACTIVE_TIMEOUT_USEC
+					     : POLKIT_TIMEOUT_USEC);
 }
 
 static int read_pidfd(sd_bus_message *reply, int *ret)

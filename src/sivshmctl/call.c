@@ -7,6 +7,8 @@
 #include "call.h"
 
 #define CALL_TIMEOUT_US 30000000ull
+/* The daemons wait 120 s for polkit: theirs is the better error. */
+#define ADMINISTRATOR_TIMEOUT_US 130000000ull
 
 const struct daemon guest_daemon = {
 	.name = "org.sivshm1",
@@ -33,9 +35,9 @@ static const struct {
 	{"DBus.Error.NameHasNoOwner", EXIT_DOWN, "%s is not running: systemctl start %s"},
 	{"DBus.Error.NoReply", EXIT_DOWN, "%s went away during the call: journalctl -u %s"},
 	{"DBus.Error.AccessDenied", EXIT_REFUSED,
-	 "only root, or whom polkit lets, may ask %s for this"},
+	 "only root may, and whom polkit allows: see %s(8)"},
 	{"DBus.Error.InteractiveAuthorizationRequired", EXIT_REFUSED,
-	 "only root, or whom polkit lets, may ask %s for this"},
+	 "only root may, and whom polkit allows: see %s(8)"},
 	{"Error.NotAuthorized", EXIT_REFUSED, "see `sivshmctl explain` and /etc/sivshm/policy.d"},
 	{"Error.HostUnavailable", EXIT_DOWN, "is sivshm-cad running on the host?"},
 	{"Error.NotReady", EXIT_DOWN, "see `journalctl -u %s`"},
@@ -124,25 +126,47 @@ int call_open(const struct settings *s, sd_bus **ret)
 	return 0;
 }
 
-int call(sd_bus *bus, const struct daemon *d, const char *method, sd_bus_message **ret,
-	 const char *types, ...)
+static int call_and_wait(sd_bus *bus, const struct daemon *d, const char *method,
+			 bool administrator, sd_bus_message **ret, const char *types, va_list ap)
 {
 	sd_bus_error e = SD_BUS_ERROR_NULL;
 	_cleanup_message_ sd_bus_message *m = NULL;
-	va_list ap;
 	int r;
 
 	r = sd_bus_message_new_method_call(bus, &m, d->name, d->path, d->interface, method);
 	if (r >= 0)
-		r = sd_bus_message_set_allow_interactive_authorization(m, true);
-	va_start(ap, types);
+		r = sd_bus_message_set_allow_interactive_authorization(m, administrator);
 	if (r >= 0)
 		r = sd_bus_message_appendv(m, types, ap);
-	va_end(ap);
 	if (r >= 0)
-		r = sd_bus_call(bus, m, CALL_TIMEOUT_US, &e, ret);
+		r = sd_bus_call(bus, m, administrator ? ADMINISTRATOR_TIMEOUT_US : CALL_TIMEOUT_US,
+				&e, ret);
 	r = r < 0 ? failed(d, method, r, &e) : 0;
 	sd_bus_error_free(&e);
+	return r;
+}
+
+int call(sd_bus *bus, const struct daemon *d, const char *method, sd_bus_message **ret,
+	 const char *types, ...)
+{
+	va_list ap;
+	int r;
+
+	va_start(ap, types);
+	r = call_and_wait(bus, d, method, false, ret, types, ap);
+	va_end(ap);
+	return r;
+}
+
+int call_as_administrator(sd_bus *bus, const struct daemon *d, const char *method,
+			  sd_bus_message **ret, const char *types, ...)
+{
+	va_list ap;
+	int r;
+
+	va_start(ap, types);
+	r = call_and_wait(bus, d, method, true, ret, types, ap);
+	va_end(ap);
 	return r;
 }
 

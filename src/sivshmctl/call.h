@@ -26,6 +26,9 @@ extern const struct daemon host_daemon;
 int call_open(const struct settings *s, sd_bus **ret);
 int call(sd_bus *bus, const struct daemon *d, const char *method, sd_bus_message **ret,
 	 const char *types, ...);
+/* The same for methods that polkit may want an administrator's password for: waits for people. */
+int call_as_administrator(sd_bus *bus, const struct daemon *d, const char *method,
+			  sd_bus_message **ret, const char *types, ...);
 int call_property(sd_bus *bus, const struct daemon *d, const char *property, const char *type,
 		  sd_bus_message **ret);
 /* A reply that does not read. */

@@ -146,5 +146,7 @@ int verb_reload(const struct settings *s)
 	int r;
 
 	r = call_open(s, &bus);
-	return r ?: call(bus, s->host ? &host_daemon : &guest_daemon, "Reload", &m, "");
+	return r
+		       ?: call_as_administrator(bus, s->host ? &host_daemon : &guest_daemon,
+						"Reload", &m, "");
 }

@@ -221,8 +221,8 @@ static int call_revoke(const struct settings *s, const char *method)
 
 	r = call_open(s, &bus);
 	return r
-		       ?: call(bus, &host_daemon, method, &m, "ss", s->args[0],
-			       s->reason ?: "by sivshmctl");
+		       ?: call_as_administrator(bus, &host_daemon, method, &m, "ss", s->args[0],
+						s->reason ?: "by sivshmctl");
 }
 
 int verb_revoke_channel(const struct settings *s)
@@ -247,5 +247,5 @@ int verb_restore(const struct settings *s)
 	int r;
 
 	r = call_open(s, &bus);
-	return r ?: call(bus, &host_daemon, "Restore", &m, "s", s->args[0]);
+	return r ?: call_as_administrator(bus, &host_daemon, "Restore", &m, "s", s->args[0]);
 }
