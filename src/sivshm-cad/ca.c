@@ -114,50 +114,71 @@ static int make_bundle(struct ca *ca, STACK_OF(X509) * roots, struct failure *er
 	return ca->bundle ? 0 : failure_set(error, ERR_NO_MEMORY, "out of memory");
 }
 
+/* does_not_verify() - names the certificate of the chain that is wrong, and where it is from */
+static int does_not_verify(X509_STORE_CTX *ctx, const struct ca_files *files, struct failure *error)
+{
+	X509 *wrong = X509_STORE_CTX_get_current_cert(ctx);
+	char subject[128] = "";
+
+	if (wrong)
+		X509_NAME_oneline(X509_get_subject_name(wrong), subject, sizeof(subject));
+	return failure_set(error, ERR_FAILED,
+			   "%s: the CA's certificate does not verify%s%s: %s (%s)",
+			   files->certificate, files->bundle ? " by " : "", files->bundle ?: "",
+			   X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx)), subject);
+}
+
 /* check_chain() - would a verifier who trusts @roots accept what this CA signs? */
-static int check_chain(struct ca *ca, STACK_OF(X509) * roots, struct failure *error)
+static int check_chain(struct ca *ca, STACK_OF(X509) * roots, const struct ca_files *files,
+		       struct failure *error)
 {
 	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
 	X509_STORE *store = X509_STORE_new();
-	int r = -ENOMEM;
+	int r = 0;
 
-	if (!ctx || !store || !X509_STORE_CTX_init(ctx, store, ca->certificate, ca->chain))
+	if (!ctx || !store || !X509_STORE_CTX_init(ctx, store, ca->certificate, ca->chain)) {
+		r = failure_set(error, ERR_NO_MEMORY, "out of memory");
 		goto out;
+	}
 	X509_STORE_CTX_set0_trusted_stack(ctx, roots);
 	if (X509_verify_cert(ctx) != 1)
-		r = failure_set(error, ERR_FAILED, "the CA's certificate does not verify: %s",
-				X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx)));
-	else
-		r = 0;
+		r = does_not_verify(ctx, files, error);
 out:
+	ERR_clear_error();
 	X509_STORE_CTX_free(ctx);
 	X509_STORE_free(store);
 	return r;
 }
 
-static int check_certificate(struct ca *ca, struct failure *error)
+static int check_certificate(struct ca *ca, const struct ca_files *files, struct failure *error)
 {
 	if (X509_check_private_key(ca->certificate, ca->key) != 1) {
 		ERR_clear_error();
 		return failure_set(error, ERR_FAILED,
-				   "the CA's key and certificate do not belong together");
+				   "%s and the first certificate of %s do not belong together",
+				   files->key, files->certificate);
 	}
 	if (X509_check_ca(ca->certificate) != 1 ||
 	    !(X509_get_key_usage(ca->certificate) & KU_KEY_CERT_SIGN))
-		return failure_set(error, ERR_FAILED, "the certificate is not that of a CA");
+		return failure_set(error, ERR_FAILED,
+				   "%s: the first certificate is not that of a CA that may sign "
+				   "(CA:TRUE, keyCertSign)",
+				   files->certificate);
 	return 0;
 }
 
 /* load_bundle() - trusted roots; without a file the CA itself, which has to be self-signed then */
-static int load_bundle(struct ca *ca, const char *path, STACK_OF(X509) * *ret,
+static int load_bundle(struct ca *ca, const struct ca_files *files, STACK_OF(X509) * *ret,
 		       struct failure *error)
 {
-	if (path)
-		return load_certificates(path, ret, error);
+	if (files->bundle)
+		return load_certificates(files->bundle, ret, error);
 	if (X509_self_signed(ca->certificate, 1) != 1) {
 		ERR_clear_error();
 		return failure_set(error, ERR_FAILED,
-				   "the CA is an intermediate: BundleFile= has to name its root");
+				   "%s: the CA is an intermediate: BundleFile= or the credential "
+				   "ca.bundle has to be its root",
+				   files->certificate);
 	}
 	*ret = sk_X509_new_null();
 	if (!*ret || !X509_up_ref(ca->certificate) || !sk_X509_push(*ret, ca->certificate))
@@ -179,11 +200,11 @@ int ca_load(const struct ca_files *files, struct ca **ret, struct failure *error
 	if (r < 0)
 		return r;
 	ca->certificate = sk_X509_shift(ca->chain);
-	r = check_certificate(ca, error);
+	r = check_certificate(ca, files, error);
 	if (r >= 0)
-		r = load_bundle(ca, files->bundle, &roots, error);
+		r = load_bundle(ca, files, &roots, error);
 	if (r >= 0)
-		r = check_chain(ca, roots, error);
+		r = check_chain(ca, roots, files, error);
 	if (r >= 0)
 		r = make_bundle(ca, roots, error);
 	sk_X509_pop_free(roots, X509_free);

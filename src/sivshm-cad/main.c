@@ -13,7 +13,7 @@
 #include "manager-bus.h"
 #include "manager.h"
 
-#define CONF_RETRY_SEC 2
+#define RETRY_SEC 2
 
 enum {
 	OPTION_BUS = 256,
@@ -180,7 +180,7 @@ static int run(const struct options *options)
 		r = manager_bus_start(manager, on_ready);
 	if (r >= 0)
 		r = sd_event_loop(event);
-	if (r < 0 && r != -CONF_UNUSABLE)
+	if (r < 0 && r != -CONF_UNUSABLE && r != -STATE_UNUSABLE)
 		log_error("ending: %s", strerror(-r));
 	sd_notify(0, "STOPPING=1");
 	return r;
@@ -188,13 +188,14 @@ static int run(const struct options *options)
 
 /*
  * end_unusable() - the unit stays down, but not while systemd holds connections of running machines
- * for us: it would close them, and QEMU cannot connect again.  Then the next try comes soon.
+ * for us: it would close them, and QEMU cannot connect again.  Then, and when it may come right by
+ * itself, the next try comes soon, but not so soon that the journal is full of them.
  */
-static int end_unusable(bool has_machines)
+static int end_unusable(int r, bool has_machines)
 {
-	if (!has_machines)
+	if (r == -CONF_UNUSABLE && !has_machines)
 		return CONF_EXIT_STATUS;
-	sleep(CONF_RETRY_SEC);
+	sleep(RETRY_SEC);
 	return EXIT_FAILURE;
 }
 
@@ -210,7 +211,7 @@ int main(int argc, char **argv)
 	r = parse(argc, argv, &options);
 	if (r > 0)
 		r = options.check_config ? check_config(&options) : run(&options);
-	if (r == -CONF_UNUSABLE)
-		return end_unusable(has_machines);
+	if (r == -CONF_UNUSABLE || r == -STATE_UNUSABLE)
+		return end_unusable(r, has_machines);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -92,10 +92,10 @@ static int load(struct manager *m)
 			 conf_error.text[0] ? conf_error.text : strerror(-r));
 		return -CONF_UNUSABLE;
 	}
-	r = state_load(m, &error);
-	if (r < 0)
-		log_error("%s", error.text);
-	return r;
+	if (state_load(m, &error) >= 0)
+		return 0;
+	log_error("%s", error.text);
+	return -STATE_UNUSABLE;
 }
 
 /* end_absent() - members whose QEMU is not there (any more): whatever their tables say is over */

@@ -59,6 +59,11 @@ struct manager {
 	TAILQ_HEAD(, session) sessions;
 };
 
+/* What manager_new() fails with when the CA or another file of the state cannot be used, which it
+ * has told.  Unlike a wrong configuration it may come right by itself: a clock that is set late, a
+ * certificate that somebody renews. */
+#define STATE_UNUSABLE ESTALE
+
 /** manager_new() - everything but the bus; nothing answers before the loop runs */
 int manager_new(const struct options *options, sd_event *event, struct manager **ret);
 struct manager *manager_free(struct manager *m);

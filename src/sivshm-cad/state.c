@@ -153,7 +153,10 @@ static bool given_ca(const struct manager *m, struct ca_files *ret, char **buffe
 	}
 	if (!credentials || asprintf(&buffers[0], "%s/ca.key", credentials) < 0 ||
 	    asprintf(&buffers[1], "%s/ca.crt", credentials) < 0 ||
-	    asprintf(&buffers[2], "%s/ca.bundle", credentials) < 0 || access(buffers[0], F_OK) < 0)
+	    asprintf(&buffers[2], "%s/ca.bundle", credentials) < 0)
+		return false;
+	/* one without the other is a mistake, not the wish for a CA of our own */
+	if (access(buffers[0], F_OK) < 0 && access(buffers[1], F_OK) < 0)
 		return false;
 	*ret = (struct ca_files){buffers[0], buffers[1],
 				 access(buffers[2], F_OK) == 0 ? buffers[2] : NULL};
