@@ -29,7 +29,7 @@ SUITES = (SUITE, SUITE + "-updates", SUITE + "-security")
 
 PACKAGES = """
 systemd systemd-sysv dbus udev kmod util-linux procps iproute2 qemu-guest-agent
-libsystemd0 libssl3 libjansson4 libkmod2 libacl1
+libsystemd0 libssl3 libjansson4 libkmod2 libacl1 polkitd
 python3 python3-gi gir1.2-glib-2.0
 """.split()
 
