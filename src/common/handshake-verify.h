@@ -5,6 +5,10 @@
 
 #include <openssl/x509.h>
 
+/* What chains have to be, wherever one is verified. */
+#define CHAIN_DEPTH_MAX 4      /* intermediates */
+#define CHAIN_SECURITY_LEVEL 2 /* OpenSSL's: 112 bits */
+
 /**
  * leaf_certificate_check() - @certificate, whose chain was verified, is that of @spiffe_id
  * Returns NULL, or what is wrong with it (a static text).

@@ -24,7 +24,6 @@
 #include "handshake-verify.h"
 
 /* The chain a peer may send: leaf, and a few intermediates below the fleet's root. */
-#define CHAIN_DEPTH_MAX 4
 #define CONTEXT_MAX (2 * SESSION_ID_SIZE + 2 * PEER_NAME_SIZE + 32)
 
 enum handshake_state {
@@ -117,7 +116,7 @@ static SSL_CTX *context_new(void)
 	SSL_CTX_clear_options(context, SSL_OP_ENABLE_MIDDLEBOX_COMPAT);
 	SSL_CTX_set_mode(context, SSL_MODE_NO_AUTO_CHAIN);
 	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
-	SSL_CTX_set_security_level(context, 2);
+	SSL_CTX_set_security_level(context, CHAIN_SECURITY_LEVEL);
 	SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, on_verify);
 	SSL_CTX_set_verify_depth(context, CHAIN_DEPTH_MAX);
 	SSL_CTX_set_msg_callback(context, on_message);

@@ -25,5 +25,7 @@ int add_extension(X509 *certificate, X509 *issuer, int nid, const char *value);
 int add_uri_san(X509 *certificate, const char *uri, bool critical);
 /** sign() - with the digest that suits the key */
 int sign(X509 *certificate, EVP_PKEY *key);
+/** sample_leaf() - a certificate like those for services, but of no name; owned by the caller */
+X509 *sample_leaf(const struct ca *ca, int64_t now);
 
 #endif

@@ -73,21 +73,31 @@ static int64_t end_of_life(const struct ca *ca, int64_t now, uint64_t lifetime_s
 	return now + (int64_t)lifetime_sec;
 }
 
-static int fill_leaf(const struct ca *ca, X509 *leaf, X509_REQ *csr, const char *spiffe_id,
-		     struct issued *issued)
+/* fill_leaf() - all but the name */
+static int fill_leaf(const struct ca *ca, X509 *leaf, EVP_PKEY *key, struct issued *issued)
 {
 	if (!X509_set_version(leaf, X509_VERSION_3) || random_serial(leaf, issued->serial) < 0 ||
 	    !X509_set_issuer_name(leaf, X509_get_subject_name(ca->certificate)) ||
 	    !ASN1_TIME_set(X509_getm_notBefore(leaf), (time_t)issued->not_before) ||
 	    !ASN1_TIME_set(X509_getm_notAfter(leaf), (time_t)issued->not_after) ||
-	    !X509_set_pubkey(leaf, X509_REQ_get0_pubkey(csr)) ||
+	    !X509_set_pubkey(leaf, key) ||
 	    add_extension(leaf, ca->certificate, NID_basic_constraints, "critical,CA:FALSE") < 0 ||
 	    add_extension(leaf, ca->certificate, NID_key_usage, "critical,digitalSignature") < 0 ||
 	    add_extension(leaf, ca->certificate, NID_ext_key_usage, "serverAuth,clientAuth") < 0 ||
-	    add_extension(leaf, ca->certificate, NID_authority_key_identifier, "keyid") < 0 ||
-	    add_uri_san(leaf, spiffe_id, true) < 0) /* critical: the subject is empty (RFC 5280) */
+	    add_extension(leaf, ca->certificate, NID_authority_key_identifier, "keyid") < 0)
 		return -EIO;
-	return sign(leaf, ca->key);
+	return 0;
+}
+
+X509 *sample_leaf(const struct ca *ca, int64_t now)
+{
+	_cleanup_(EVP_PKEY_freep) EVP_PKEY *key = EVP_EC_gen("P-256");
+	_cleanup_(X509_freep) X509 *leaf = X509_new();
+	struct issued issued = {.not_before = now - BACKDATE_SEC, .not_after = now + BACKDATE_SEC};
+
+	if (!key || !leaf || fill_leaf(ca, leaf, key, &issued) < 0 || sign(leaf, ca->key) < 0)
+		return NULL;
+	return TAKE_PTR(leaf);
 }
 
 static char *chain_to_pem(const struct ca *ca, X509 *leaf)
@@ -115,7 +125,9 @@ int ca_issue(const struct ca *ca, const char *csr, const char *spiffe_id, int64_
 	issued.not_after = end_of_life(ca, now, lifetime_sec);
 	if (issued.not_after <= now)
 		return failure_set(error, ERR_FAILED, "the CA's certificate has expired");
-	if (!leaf || fill_leaf(ca, leaf, request, spiffe_id, &issued) < 0)
+	/* the name is critical, for the subject is empty (RFC 5280) */
+	if (!leaf || fill_leaf(ca, leaf, X509_REQ_get0_pubkey(request), &issued) < 0 ||
+	    add_uri_san(leaf, spiffe_id, true) < 0 || sign(leaf, ca->key) < 0)
 		return crypto_fail(error, "making the certificate");
 	issued.pem = chain_to_pem(ca, leaf);
 	if (!issued.pem)

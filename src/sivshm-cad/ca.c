@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "bio-text.h"
 #include "ca-internal.h"
+#include "handshake-verify.h"
 #include "message.h"
 
 #define CA_FILE_MAX (256 * 1024)
@@ -128,25 +130,56 @@ static int does_not_verify(X509_STORE_CTX *ctx, const struct ca_files *files, st
 			   X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx)), subject);
 }
 
-/* check_chain() - would a verifier who trusts @roots accept what this CA signs? */
-static int check_chain(struct ca *ca, STACK_OF(X509) * roots, const struct ca_files *files,
-		       struct failure *error)
+/* As src/common/handshake.c and sivshmd verify: what is in the bundle is trusted, root or not. */
+static void verify_like_peers(X509_STORE_CTX *ctx, STACK_OF(X509) * roots, int purpose)
+{
+	X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(ctx);
+
+	X509_STORE_CTX_set0_trusted_stack(ctx, roots);
+	X509_STORE_CTX_set_purpose(ctx, purpose);
+	X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
+	X509_VERIFY_PARAM_set_auth_level(param, CHAIN_SECURITY_LEVEL);
+	X509_VERIFY_PARAM_set_depth(param, CHAIN_DEPTH_MAX);
+}
+
+static int verify_leaf(X509 *leaf, STACK_OF(X509) * chain, STACK_OF(X509) * roots, int purpose,
+		       const struct ca_files *files, struct failure *error)
 {
 	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
 	X509_STORE *store = X509_STORE_new();
 	int r = 0;
 
-	if (!ctx || !store || !X509_STORE_CTX_init(ctx, store, ca->certificate, ca->chain)) {
+	if (!ctx || !store || !X509_STORE_CTX_init(ctx, store, leaf, chain)) {
 		r = failure_set(error, ERR_NO_MEMORY, "out of memory");
 		goto out;
 	}
-	X509_STORE_CTX_set0_trusted_stack(ctx, roots);
+	verify_like_peers(ctx, roots, purpose);
 	if (X509_verify_cert(ctx) != 1)
 		r = does_not_verify(ctx, files, error);
 out:
 	ERR_clear_error();
 	X509_STORE_CTX_free(ctx);
 	X509_STORE_free(store);
+	return r;
+}
+
+/* check_chain() - would a verifier who trusts @roots accept what this CA signs?  Only a trial
+ * tells: authorities above may have forbidden it in many ways. */
+static int check_chain(struct ca *ca, STACK_OF(X509) * roots, const struct ca_files *files,
+		       struct failure *error)
+{
+	_cleanup_(X509_freep) X509 *leaf = sample_leaf(ca, time(NULL));
+	STACK_OF(X509) *chain = sk_X509_dup(ca->chain); /* owns none of them */
+	int r;
+
+	if (!leaf || !chain || !sk_X509_unshift(chain, ca->certificate)) {
+		sk_X509_free(chain);
+		return crypto_fail(error, files->key);
+	}
+	r = verify_leaf(leaf, chain, roots, X509_PURPOSE_SSL_SERVER, files, error);
+	if (r >= 0)
+		r = verify_leaf(leaf, chain, roots, X509_PURPOSE_SSL_CLIENT, files, error);
+	sk_X509_free(chain);
 	return r;
 }
 

@@ -23,7 +23,7 @@ class Pki:
     """What an administrator does with the openssl command line. A name is that of a .key and a .pem."""
 
     KEYS = {"P-384": ["EC", "ec_paramgen_curve:P-384"], "RSA": ["RSA", "rsa_keygen_bits:3072"]}
-    NAMES = ("root", "host", "host-rsa", "other", "expired", "service")
+    NAMES = ("root", "host", "host-rsa", "other", "expired", "service", "narrow", "below")
 
     def __init__(self, folder):
         self.folder = folder
@@ -33,6 +33,8 @@ class Pki:
         self.make("other", "other", CA, 30)
         self.make("expired", "root", CA, -1)
         self.make("service", "root", SERVICE, 20)
+        self.make("narrow", "narrow", [CA[0] + ",pathlen:0", *CA[1:]], 30)
+        self.make("below", "narrow", CA, 20)
 
     def openssl(self, *args, check=True):
         done = subprocess.run(["openssl", *map(str, args)], cwd=self.folder, text=True, capture_output=True,
@@ -165,6 +167,7 @@ REFUSALS = {
     "other key": (("root", "host", "root"), r"root\.key and the first certificate of .*host\.pem do not belong together"),
     "no CA": (("service", "service", "root"), r"service\.pem: .*not that of a CA"),
     "other root": (("host", "host", "other"), r"host\.pem: .*does not verify by .*other\.pem: unable to get local issuer certificate"),
+    "forbidden from above": (("below", "below", "narrow"), r"below\.pem: .*path length constraint exceeded"),
     "no root": (("host", "host", None), r"host\.pem: the CA is an intermediate: BundleFile= .*ca\.bundle"),
 }
 

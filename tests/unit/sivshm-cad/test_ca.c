@@ -323,6 +323,64 @@ static void test_intermediate(void **state)
 	free(csr);
 }
 
+/* load_intermediate() - one that @ca has signed, and @more was added to: NULL, or why not */
+static const char *load_intermediate(const char *kind, const char *constraints, int nid,
+				     const char *more)
+{
+	EVP_PKEY *key = strcmp(kind, "RSA1024") == 0
+				? EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)1024)
+				: make_key(kind);
+	X509 *intermediate = make_intermediate(key, constraints);
+	struct ca_files files = {other_file, certificate_file, key_file};
+	struct ca *host = NULL;
+	int r;
+
+	if (nid)
+		add_extension(intermediate, ca->certificate, nid, more);
+	sign(intermediate, ca->key);
+	write_key(other_file, key);
+	write_certificates(certificate_file, intermediate, NULL);
+	write_certificates(key_file, ca->certificate, NULL);
+	r = ca_load(&files, &host, &why);
+	ca_free(host);
+	X509_free(intermediate);
+	EVP_PKEY_free(key);
+	return r < 0 ? why.text : NULL;
+}
+
+#define assert_contains(text, word) assert_non_null(strstr((text) ?: "nothing", word))
+
+/* What an authority above forbids is said at the start, not by every handshake. */
+static void test_forbidden_from_above(void **state)
+{
+	const char *may = "critical,CA:TRUE";
+
+	(void)state;
+	assert_contains(load_intermediate("P-256", may, 0, NULL), "path length constraint");
+	relax_root();
+	assert_null(load_intermediate("P-256", may, 0, NULL));
+	assert_null(load_intermediate("RSA", "critical,CA:TRUE,pathlen:0", NID_ext_key_usage,
+				      "serverAuth,clientAuth"));
+	assert_contains(load_intermediate("P-256", may, NID_ext_key_usage, "emailProtection"),
+			"purpose");
+	assert_contains(load_intermediate("P-256", may, NID_ext_key_usage, "serverAuth"),
+			"purpose");
+	assert_contains(load_intermediate("RSA1024", may, 0, NULL), "too weak");
+}
+
+/* The bundle may be the intermediate alone: then no other host's services are trusted. */
+static void test_intermediate_as_bundle(void **state)
+{
+	struct ca_files files = {other_file, certificate_file, certificate_file};
+	struct ca *host = NULL;
+
+	(void)state;
+	relax_root();
+	assert_null(load_intermediate("P-256", "critical,CA:TRUE", 0, NULL));
+	assert_int_equal(ca_load(&files, &host, &why), 0);
+	ca_free(host);
+}
+
 static void test_foreign_bundle(void **state)
 {
 	struct ca_files files = {key_file, certificate_file, other_file};
@@ -339,9 +397,14 @@ static void test_foreign_bundle(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CA_CASE(test_csr_refusals),   CA_CASE(test_load_refusals),
-		CA_CASE(test_foreign_bundle), CA_CASE(test_not_longer_than_the_ca),
-		CA_CASE(test_issue),	      CA_CASE(test_intermediate),
+		CA_CASE(test_csr_refusals),
+		CA_CASE(test_load_refusals),
+		CA_CASE(test_foreign_bundle),
+		CA_CASE(test_not_longer_than_the_ca),
+		CA_CASE(test_forbidden_from_above),
+		CA_CASE(test_intermediate_as_bundle),
+		CA_CASE(test_issue),
+		CA_CASE(test_intermediate),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
