@@ -89,9 +89,10 @@ def test_64_channels_at_once(world):
     """Each carries a message of its own; in each section no two windows share a byte, and ends agree."""
     with story.echo(world):
         pid = world.rtos.run_bg(story.as_user("sensor", f"{story.TESTS}/handshake-bench", "connect", "sensor",
-                                              "ivi/dashboard", "64", "hold"))
+                                              "ivi/dashboard", "64", "stay"))
         world.wait_until(lambda: len(world.channels()) == 64, "64 channels on the host", 60)
         rtos, ivi = (grants.active(vm) for vm in ("rtos", "ivi"))
+        world.rtos.run(f"kill -TERM {pid}", check=True)
         rc, out, err = world.rtos.wait(pid, 60)
     assert rc == 0, out[-300:] + err
     assert len(rtos) == len(ivi) == 64

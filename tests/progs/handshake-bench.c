@@ -2,11 +2,12 @@
 /*
  * Opens many channels and says how long each took, D-Bus call to fd.
  *
- *	handshake-bench connect SERVICE PEER COUNT [hold]
+ *	handshake-bench connect SERVICE PEER COUNT [hold|stay]
  *	handshake-bench listen SERVICE
  *
  * "hold" keeps every channel open and at the end sends a message of its own through each one and
- * wants exactly that back.  listen echoes on every channel it gets.  Both print one line of JSON.
+ * wants exactly that back; "stay" keeps them after that until SIGTERM.  listen echoes on every
+ *channel it gets.  Both print one line of JSON.
  */
 #include <errno.h>
 #include <poll.h>
@@ -171,13 +172,27 @@ static int exchange_all(void)
 	return 0;
 }
 
+/* Waits for SIGTERM, which was blocked before; two minutes at most. */
+static int stay_here(const sigset_t *term)
+{
+	if (sigtimedwait(term, NULL, &(const struct timespec){.tv_sec = 120}) < 0)
+		return fail("waiting for SIGTERM", -errno, NULL);
+	return 0;
+}
+
 static int run_connect(int argc, char **argv)
 {
-	bool hold = argc > 5 && strcmp(argv[5], "hold") == 0;
+	bool stay = argc > 5 && strcmp(argv[5], "stay") == 0;
+	bool hold = stay || (argc > 5 && strcmp(argv[5], "hold") == 0);
 	int count = atoi(argv[4]), i, r;
 	const char *name;
 	sd_bus *bus = NULL;
+	sigset_t term;
 
+	sigemptyset(&term);
+	sigaddset(&term, SIGTERM);
+	if (stay)
+		sigprocmask(SIG_BLOCK, &term, NULL);
 	r = sd_bus_open_system(&bus);
 	if (r >= 0)
 		/* waits until this connection stands: that is no part of the call */
@@ -189,6 +204,8 @@ static int run_connect(int argc, char **argv)
 		r = connect_once(bus, argv[2], argv[3], hold, i == 0);
 	if (r >= 0)
 		r = exchange_all();
+	if (r >= 0 && stay)
+		r = stay_here(&term);
 	printf("],\"channels\":%zu,\"ok\":%s}\n", n_channels, r < 0 ? "false" : "true");
 	fflush(stdout);
 	while (n_channels > 0)
@@ -281,7 +298,7 @@ int main(int argc, char **argv)
 		return run_connect(argc, argv) < 0;
 	if (argc == 3 && strcmp(argv[1], "listen") == 0)
 		return run_listen(argv) < 0;
-	fprintf(stderr, "usage: handshake-bench connect SERVICE PEER COUNT [hold]\n"
+	fprintf(stderr, "usage: handshake-bench connect SERVICE PEER COUNT [hold|stay]\n"
 			"       handshake-bench listen SERVICE\n");
 	return 2;
 }
