@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Real, unpatched QEMU with exactly the words of GetQemuArguments, each VM as its own user."""
 
+import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as etree
@@ -35,6 +36,11 @@ class Qemu:
         self.process.stdin.flush()
         wait_for(lambda: self.text()[before:].count("(qemu)") >= 1, what=f"answer to {command}")
         return self.text()[before:]
+
+    def fds(self):
+        """What is open, by kind and name; numbers do not matter."""
+        folder = f"/proc/{self.process.pid}/fd"
+        return sorted(os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder))
 
     def text(self):
         return self.log.read_text(errors="replace")
@@ -82,6 +88,26 @@ def test_qemu_of_another_user_gets_nothing(cad):
         assert "Permission denied" in wrong.text()
     finally:
         wrong.close()
+
+
+@pytest.mark.skipif(not QEMU, reason="no qemu-system-x86_64")
+def test_qemu_outlives_its_peers(cad):
+    """A QEMU that is told of a peer's end and return writes into memory that it freed, and dies of it sooner or later."""
+    cad.start()
+    a, b = Qemu(cad, "a", UID_A, "q35"), Vm(cad, "b", UID_B)
+    try:
+        wait_for(lambda: cad.vms()["a"]["connected"] == 1, 20, "device of a: " + a.text())
+        a.ask("info pci")
+        fds = a.fds()
+        for _ in range(200):
+            b.plug()
+            b.unplug()
+            wait_for(lambda: cad.vms()["b"]["connected"] == 0, what="b is gone")
+        assert "ivshmem" in a.ask("info qtree") and a.process.poll() is None
+        assert a.fds() == fds
+    finally:
+        a.close()
+        b.close()
 
 
 def test_libvirt_xml(cad):
