@@ -6,7 +6,7 @@
 #include <openssl/x509.h>
 
 /* What chains have to be, wherever one is verified. */
-#define CHAIN_DEPTH_MAX 4      /* intermediates */
+#define CHAIN_DEPTH_MAX 4      /* intermediates between leaf and the fleet's root */
 #define CHAIN_SECURITY_LEVEL 2 /* OpenSSL's: 112 bits */
 
 /**

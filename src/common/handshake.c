@@ -23,7 +23,6 @@
 #include "handshake.h"
 #include "handshake-verify.h"
 
-/* The chain a peer may send: leaf, and a few intermediates below the fleet's root. */
 #define CONTEXT_MAX (2 * SESSION_ID_SIZE + 2 * PEER_NAME_SIZE + 32)
 
 enum handshake_state {

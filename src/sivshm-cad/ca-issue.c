@@ -103,6 +103,7 @@ X509 *sample_leaf(const struct ca *ca, int64_t now)
 static char *chain_to_pem(const struct ca *ca, X509 *leaf)
 {
 	_cleanup_(BIO_freep) BIO *bio = BIO_new(BIO_s_mem());
+
 	if (!bio || !PEM_write_bio_X509(bio, leaf))
 		return NULL;
 	if (X509_self_signed(ca->certificate, 0) != 1)

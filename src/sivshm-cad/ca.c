@@ -107,6 +107,7 @@ static int load_certificates(const char *path, STACK_OF(X509) * *ret, struct fai
 static int make_bundle(struct ca *ca, STACK_OF(X509) * roots, struct failure *error)
 {
 	_cleanup_(BIO_freep) BIO *bio = BIO_new(BIO_s_mem());
+
 	for (int i = 0; bio && i < sk_X509_num(roots); i++)
 		PEM_write_bio_X509(bio, sk_X509_value(roots, i));
 	if (bio && BIO_pending(bio) >= PEM_MAX)

@@ -59,8 +59,7 @@ static bool restore_bells(struct region *region)
 	return whole;
 }
 
-/* A QEMU that rings or listens to others than these is of no use: its connection is not taken up.
- */
+/* Connections go too: a QEMU that rings or listens to others than ours is of no use. */
 static void drop_bells(struct region *region)
 {
 	struct fdstore *restored = region->manager->restored;

@@ -15,8 +15,8 @@
 /* Flights on the way to one VM: well below FRAME_QUEUE_MAX, so that callers cannot have its link
  * dropped. */
 #define RELAY_BYTES_MAX (640 * 1024)
-/* Of these a caller's share, so that one VM with large flights does not shut the others out. 64
- * ordinary handshakes have 128 KiB under way. */
+/* Of these a caller's share, so that one VM with large flights does not shut the others out: 3 KiB
+ * for each of the 64 handshakes that SessionsPerVM= lets it have by default. */
 #define SENT_BYTES_MAX (192 * 1024)
 
 /* peer_failure() - what B answered, as A may see it: no other codes than these, no odd bytes */

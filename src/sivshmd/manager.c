@@ -338,8 +338,10 @@ int manager_start(struct manager *m)
 	}
 	r = sd_event_add_time_relative(m->event, &m->settle, CLOCK_MONOTONIC, SETTLE_USEC, 0,
 				       on_settle, m);
-	if (r < 0)
+	if (r < 0) {
+		log_plain(LOG_ERR, "Event loop: %s", strerror(-r));
 		return r;
+	}
 	manager_tell_status(m);
 	device_start(m->device);
 	return 0;

@@ -207,8 +207,8 @@ def revoke_stream(world):
 def round_trip(world, rounds=2000, blocks=200, size=64):
     """Polling ping-pong: a sivshm channel and plain ivshmem, in turns, in the same guests.
 
-    The ping-pong locks into one of a few rhythms for some hundred ms, whatever is measured: few blocks compare
-    two rhythms (ratios up to 1.15 were seen with 10), many compare the rings.
+    The ping-pong locks into one of a few rhythms for a while, whatever is measured: few blocks compare two
+    rhythms (ratios up to 1.15 were seen with 10), many compare the rings.
     """
     options = ["--plain", world.plain_resource(), "--rounds", str(rounds), "--blocks", str(blocks), "--size", str(size)]
     listener = world.ivi.run_bg([f"{TESTS}/rtt", "listen", "dashboard", *options, "--user", "dashboard"])
