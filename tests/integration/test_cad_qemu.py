@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Real, unpatched QEMU with exactly the words of GetQemuArguments, each VM as its own user."""
 
-import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as etree
@@ -36,11 +35,6 @@ class Qemu:
         self.process.stdin.flush()
         wait_for(lambda: self.text()[before:].count("(qemu)") >= 1, what=f"answer to {command}")
         return self.text()[before:]
-
-    def eventfds(self):
-        """How many are open."""
-        folder = f"/proc/{self.process.pid}/fd"
-        return sum(os.readlink(f"{folder}/{fd}") == "anon_inode:[eventfd]" for fd in os.listdir(folder))
 
     def text(self):
         return self.log.read_text(errors="replace")
@@ -99,13 +93,11 @@ def test_qemu_outlives_its_peers(cad):
         wait_for(lambda: cad.vms()["a"]["connected"] == 1, 20, "device of a: " + a.text())
         wait_for(lambda: cad.vms()["a"]["control"], what="control port of a")
         a.ask("info pci")
-        bells = a.eventfds()
         for _ in range(200):
             b.plug()
             b.unplug()
             wait_for(lambda: cad.vms()["b"]["connected"] == 0, what="b is gone")
         assert "ivshmem" in a.ask("info qtree") and a.process.poll() is None
-        assert a.eventfds() == bells
     finally:
         a.close()
         b.close()
