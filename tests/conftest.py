@@ -9,9 +9,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest  # noqa: E402
 
+from lab import attack, ivshmem_host, paths, puppet, qemu  # noqa: E402
 from lab import build as builds  # noqa: E402
 from lab import image as images  # noqa: E402
-from lab import paths  # noqa: E402
+from lab.ivshmem_host import IvshmemHost  # noqa: E402
+from lab.kmod_world import FOREIGN_ADDR, Bench, device  # noqa: E402
+from lab.world import World  # noqa: E402
 
 
 @pytest.fixture
@@ -45,3 +48,75 @@ def destdir(image):
 def payload(destdir):
     """The same as a disk for guests."""
     return images.make_payload(destdir)
+
+
+# the cockpit example, booted once for all suites
+
+@pytest.fixture(scope="session")
+def shared_world(destdir, image, log_dir):
+    with World(destdir, image, log_dir=log_dir, progress=print) as world:
+        yield world
+
+
+@pytest.fixture
+def world(shared_world, request):
+    """Host and both guests. The kernel logs are part of the verdict; no channel is left behind."""
+    guests = shared_world.guests.values()
+    for guest in guests:
+        guest.mark(request.node.nodeid)
+    yield shared_world
+    for guest in guests:
+        guest.assert_kernel_clean(since=request.node.nodeid)
+
+
+@pytest.fixture
+def rtos(world):
+    return world.rtos
+
+
+@pytest.fixture
+def ivi(world):
+    return world.ivi
+
+
+# the guest of the module's tests, likewise
+
+@pytest.fixture(scope="session")
+def programs(image):
+    """Module, test module and puppet: {name: bytes}."""
+    work, log = paths.BUILD / "kmod-tests" / image.kver, paths.BUILD / "kmod-tests.log"
+    work.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    builds.run(["gcc", "-O2", "-Wall", "-static", "-o", work / "puppet", paths.ROOT / "tests/kmod/puppet.c"],
+               log, env=builds.environment())
+    return {"puppet": (work / "puppet").read_bytes(), "store.ko": builds.test_module(image, "store"),
+            "sivshm.ko": builds.module(image, "sivshm", paths.ROOT / "src/kmod")}
+
+
+@pytest.fixture(scope="session")
+def bench(image, programs, log_dir):
+    """A guest with the module alone."""
+    uid = 64201
+    with IvshmemHost({"rtos": uid, "ivi": 64202}) as host:
+        foreign = ivshmem_host.Memory(host.folder / "foreign", 1 << 20)
+        os.chown(foreign.path, uid, uid)
+        port = puppet.Port(host.folder / "puppet.sock", uid)
+        args = ["-smp", "2", *host.qemu_args("rtos"), *port.qemu_args(),
+                "-object", f"memory-backend-file,id=foreign,mem-path={foreign.path},size={foreign.size},share=on",
+                "-device", f"ivshmem-plain,memdev=foreign,addr={FOREIGN_ADDR:#x}"]
+        with qemu.Guest("kmod", image, uid=uid, machine="pc", args=args, log_dir=log_dir) as guest:
+            guest.wait_up()
+            guest.foreign_bars = guest.run(f"cat /sys/bus/pci/devices/{device(FOREIGN_ADDR)}/resource")[1]
+            bench = Bench(guest, host, port, programs)
+            bench.foreign = foreign
+            yield bench
+
+
+@pytest.fixture
+def k(bench, request):
+    """The bench with an owner. The kernel log is part of the verdict; no channel is left behind."""
+    name = request.node.nodeid
+    bench.guest.mark(name)
+    yield bench.begin()
+    bench.end()
+    bench.guest.assert_kernel_clean(since=name)

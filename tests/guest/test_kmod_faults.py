@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from kmod_world import BOUND, PLACES, UID, device
+from lab.kmod_world import BOUND, PLACES, UID, device
 from lab import kmod
 
 

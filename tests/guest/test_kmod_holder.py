@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from kmod_world import OTHER_UID, PLACES, UID, device, hand, map_bar
+from lab.kmod_world import OTHER_UID, PLACES, UID, device, hand, map_bar
 from lab import kmod
 from lab.ivshmem_host import PAGE
 from lab.kmod import POLLERR, POLLIN, RX_OFFSET

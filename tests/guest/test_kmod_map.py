@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from kmod_world import PLACES, device
+from lab.kmod_world import PLACES, device
 from lab import kmod, puppet
 from lab.ivshmem_host import ACTIVE, PAGE
 from lab.kmod import RX_OFFSET, TX_OFFSET

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from kmod_world import UID
+from lab.kmod_world import UID
 from lab import kmod
 from lab.ivshmem_host import ACTIVE, FREE, PAGE, REVOKED
 from lab.kmod import POLLIN

@@ -3,7 +3,7 @@
 
 import os
 
-from kmod_world import OTHER_UID, UID, hand
+from lab.kmod_world import OTHER_UID, UID, hand
 from lab import kmod
 from lab.kmod import POLLERR, POLLHUP, POLLIN, Owner
 from lab.puppet import error_of

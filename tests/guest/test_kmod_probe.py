@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kmod_world import FOREIGN_ADDR, SPARE_ADDR, device, map_bar
+from lab.kmod_world import FOREIGN_ADDR, SPARE_ADDR, device, map_bar
 from lab import ivshmem_host
 from lab.ivshmem_host import PAGE
 

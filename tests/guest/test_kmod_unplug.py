@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kmod_world import PLACES
+from lab.kmod_world import PLACES
 from lab import kmod
 from lab.ivshmem_host import PAGE
 from lab.kmod import POLLERR, POLLHUP

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Guests of their own, booted for one case each. The name of the file makes them come last."""
 
-from kmod_world import Bench
+from lab.kmod_world import Bench
 from lab import kmod, puppet, qemu
 from lab.ivshmem_host import PAGE, IvshmemHost
 from lab.puppet import error_of

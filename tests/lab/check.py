@@ -3,7 +3,8 @@
 
 Suites, in this order: the builds, unit tests (under ASan and UBSan with clang, and as gcc builds
 them), then the folders of tests/ that hold pytest files. Unit tests run side by side; of the
-rest one at a time, for most of them measure something.
+rest one at a time, for most of them measure something. What takes very long is marked `slow`
+and runs with --all.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from . import build, host, image, paths, qemu
+from . import attack, build, host, image, paths, qemu
 
 UNIT_SUITES = {"unit-asan": "clang-asan", "unit": "gcc"}
 # quick and telling ones first; folders that are not named here come after
-PYTEST_ORDER = ["lint", "lab", "integration", "guest"]
-NEED_BUILD = {"integration", "guest"}
+PYTEST_ORDER = ["lint", "lab", "model", "fuzz", "integration", "guest", "attack"]
+NEED_BUILD = {"integration", "guest", "attack"}
 VERDICTS = {"OK": "passed", "EXPECTEDFAIL": "passed", "SKIP": "skipped", "FAIL": "failed",
             "TIMEOUT": "failed", "ERROR": "failed", "UNEXPECTEDPASS": "failed", "INTERRUPT": "failed"}
 LOGS = paths.BUILD / "logs"
@@ -32,8 +33,8 @@ LOGS = paths.BUILD / "logs"
 class Report:
     """Collects verdicts and tells them as they come."""
 
-    def __init__(self, only):
-        self.only, self.cases, self.began = only, [], time.monotonic()
+    def __init__(self, only, everything=False):
+        self.only, self.everything, self.cases, self.began = only, everything, [], time.monotonic()
 
     def say(self, text):
         print(f"[{time.monotonic() - self.began:6.1f}] {text}", flush=True)
@@ -41,9 +42,9 @@ class Report:
     def wants(self, suite, case):
         return not self.only or self.only == suite or self.only in f"{suite}/{case}"
 
-    def add(self, suite, case, verdict, seconds, figures=None, detail=""):
-        self.cases.append({"suite": suite, "case": case, "verdict": verdict,
-                           "seconds": round(seconds, 3), "figures": figures or {}})
+    def add(self, suite, case, verdict, seconds, figures=None, detail="", row=None):
+        self.cases.append({"suite": suite, "case": case, "verdict": verdict, "seconds": round(seconds, 3),
+                           "figures": figures or {}, **({"attack": row} if row else {})})
         text = f"{verdict:7} {suite}/{case} ({seconds:.1f} s)"
         if figures:
             text += "  " + json.dumps(figures, default=str)
@@ -127,15 +128,19 @@ class Plugin:
     """Filters by --only, and hands each result to the report."""
 
     def __init__(self, report, list_only=False):
-        self.report, self.list_only, self.parts = report, list_only, {}
+        self.report, self.list_only, self.parts, self.rows = report, list_only, {}, {}
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config):
         """The report speaks alone; only the options of pytest's own reporter are needed."""
         config.pluginmanager.unregister(name="terminalreporter")
+        config.addinivalue_line("markers", "slow: runs with --all, or when --only names it")
+        config.addinivalue_line("markers", "attack: a row of docs/threat-model.md, see lab.attack")
 
     def pytest_collection_modifyitems(self, config, items):
-        keep = [item for item in items if self.report.wants(*suite_and_case(item.nodeid))]
+        keep = [item for item in items if self.report.wants(*suite_and_case(item.nodeid))
+                and (self.report.everything or self.report.only or not item.get_closest_marker("slow"))]
+        self.rows = {item.nodeid: attack.row_of(item) for item in keep}
         config.hook.pytest_deselected(items=[item for item in items if item not in keep])
         items[:] = keep
         if self.list_only:
@@ -154,7 +159,7 @@ class Plugin:
         if report.when != "teardown":
             return
         suite, case = suite_and_case(report.nodeid)
-        self.report.add(suite, case, *self.sum_up(parts))
+        self.report.add(suite, case, *self.sum_up(parts), row=self.rows.get(report.nodeid))
         del self.parts[report.nodeid]
 
     @staticmethod
@@ -170,7 +175,7 @@ class Plugin:
         if skipped:
             why = skipped[0].longrepr
             return "skipped", seconds, figures, str(why[2] if isinstance(why, tuple) else why)
-        return "passed", seconds, figures
+        return "passed", seconds, figures, ""
 
 
 def run_pytest(report, list_only=False, without=frozenset()):
@@ -195,6 +200,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="tools/check", description="Builds and tests everything.")
     parser.add_argument("--only", metavar="NAME",
                         help="a suite, or part of a SUITE/CASE as --list prints it")
+    parser.add_argument("--all", action="store_true", help="also what takes very long")
     parser.add_argument("--report", metavar="FILE", type=Path, help="write all verdicts as JSON")
     parser.add_argument("--list", action="store_true", help="print the names of all cases, run none")
     return parser.parse_args()
@@ -229,7 +235,7 @@ def run_all(report):
 
 def main():
     args = arguments()
-    report = Report(args.only)
+    report = Report(args.only, args.all)
     qemu.exit_on_signals()
     if args.list:
         return list_cases(report)

@@ -106,7 +106,7 @@ def test_shell_syntax():
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("unit, most", [("sivshmd.service", 1.5), ("sivshm-cad.service", 1.5)])
+@pytest.mark.parametrize("unit, most", [("sivshmd.service", 1.0), ("sivshm-cad.service", 1.5)])
 def test_exposure(destdir, figures, unit, most):
     """systemd's own score of what a unit may do; lower is better. Comparable daemons: 2 to 9."""
     path = destdir / "usr/lib/systemd/system" / unit

@@ -6,9 +6,9 @@ in the guest (lab.puppet) use them. Most cases need no second guest: the test is
 import contextlib
 import time
 
-from lab import kmod, puppet
-from lab.ivshmem_host import PAGE
-from lab.kmod import Channel, Owner
+from . import kmod, puppet
+from .ivshmem_host import PAGE
+from .kmod import Channel, Owner
 
 UID, OTHER_UID = 1000, 1001
 MODULE = "/root/sivshm.ko"
