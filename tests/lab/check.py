@@ -55,6 +55,13 @@ class Report:
     def count(self, verdict):
         return sum(case["verdict"] == verdict for case in self.cases)
 
+    def seconds(self):
+        """Where the time went, by suite."""
+        spent = {}
+        for case in self.cases:
+            spent[case["suite"]] = spent.get(case["suite"], 0) + case["seconds"]
+        return ", ".join(f"{suite} {spent[suite]:.0f} s" for suite in spent)
+
     def last_line(self):
         skipped = self.count("skipped")
         return (f"{self.count('passed')} passed, {self.count('failed')} failed"
@@ -251,6 +258,7 @@ def main():
     if args.only and not any(case["suite"] != "build" or args.only == "build" for case in report.cases):
         report.say(f"no case is named {args.only}: see --list")
         crashed = True
+    report.say(report.seconds())
     print(report.last_line(), flush=True)
     return 1 if crashed or report.count("failed") or not report.count("passed") else 0
 

@@ -179,3 +179,9 @@ def test_bus_interfaces():
                 for kind, member in re.findall(r'SD_BUS_(METHOD|SIGNAL|PROPERTY|WRITABLE_PROPERTY)\w*\(\s*"(\w+)"', text)}
         xml = set(re.findall(r'<(method|signal|property) name="(\w+)"', read(f"dbus/{name}.xml")))
         same(code, xml, (f"the vtables of {folder}", f"dbus/{name}.xml"))
+
+
+def test_attacks_of_the_threat_model():
+    """The table lists exactly the attacks that there are, and each one is held off."""
+    done = subprocess.run([ROOT / "tools/threat-table", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
