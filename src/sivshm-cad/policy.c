@@ -64,21 +64,25 @@ static int check_region(const struct config *config, const struct peer_name *fro
 void policy_decide(const struct config *config, const struct revocations *revoked,
 		   const struct peer_name *from, const struct peer_name *to, struct decision *ret)
 {
+	const struct rule_config *rule = config_find_rule(config, from, to);
 	struct failure *why = &ret->why;
 	char f[PEER_NAME_SIZE], t[PEER_NAME_SIZE];
 
 	*ret = (struct decision){};
-	if (check_revoked(revoked, from, why) < 0 || check_revoked(revoked, to, why) < 0 ||
-	    policy_may_hold(config, revoked, from, why) < 0 || check_target(config, to, why) < 0 ||
-	    check_region(config, from, to, why) < 0)
+	if (policy_may_hold(config, revoked, from, why) < 0)
 		return;
 	peer_name_format(from, f);
 	peer_name_format(to, t);
-	ret->rule = config_find_rule(config, from, to);
-	if (!ret->rule) {
+	/* the guest that asks is told this: with no rule nothing of @to may show, not even that
+	 * there is one */
+	if (!rule) {
 		failure_set(why, ERR_REFUSED_BY_HOST, "no section [Allow %s %s] in policy.d", f, t);
 		return;
 	}
-	snprintf(why->text, sizeof(why->text), "%s:%u allows it", ret->rule->place.file,
-		 ret->rule->place.line);
+	if (check_revoked(revoked, to, why) < 0 || check_target(config, to, why) < 0 ||
+	    check_region(config, from, to, why) < 0)
+		return;
+	ret->rule = rule;
+	snprintf(why->text, sizeof(why->text), "%s:%u allows it", rule->place.file,
+		 rule->place.line);
 }

@@ -17,7 +17,10 @@ struct decision {
 	const struct rule_config *rule;
 };
 
-/** policy_decide() - in this order: revoked, names known, a region joins them, rule */
+/**
+ * policy_decide() - in this order: may the caller be @from, is there a rule, is @to revoked or known,
+ * does a region join them.  Who has no rule gets the same answer for every name, known or not.
+ */
 void policy_decide(const struct config *config, const struct revocations *revoked,
 		   const struct peer_name *from, const struct peer_name *to, struct decision *ret);
 /** policy_may_hold() - may @vm act as @service?  0, or a negative errno with @error */

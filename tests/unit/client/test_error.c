@@ -94,13 +94,13 @@ static void test_contract(void **state)
 
 static void test_bus_text(void **state)
 {
-	sd_bus_error e = SD_BUS_ERROR_MAKE_CONST("org.sivshm1.Error.NoSuchPeer", "no VM x");
+	sd_bus_error e = SD_BUS_ERROR_MAKE_CONST("org.sivshm1.Error.NoSuchPeer", "no region");
 
 	(void)state;
 	assert_int_equal(bus_failed(-EREMOTEIO, &e, "connect to x/y"), -ENOENT);
 	assert_string_equal(sivshm_last_error(),
-			    "connect to x/y: no VM x (org.sivshm1.Error.NoSuchPeer); check the "
-			    "name; a region of the host has to join both VMs");
+			    "connect to x/y: no region (org.sivshm1.Error.NoSuchPeer); "
+			    "a region of the host has to join both VMs");
 	assert_int_equal(bus_failed(-ECONNRESET, NULL, "listen as y"), -EHOSTDOWN);
 }
 
