@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Every case here is an attack with a row in docs/threat-model.md and a negative control (lab.attack)."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from lab.attack import Control, row_of
+sys.path.insert(0, str(Path(__file__).parent))  # what lies beside the test files
+
+from lab.attack import Control, row_of  # noqa: E402
 
 
 @pytest.fixture
