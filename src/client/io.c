@@ -6,14 +6,24 @@
 #include "client/channel.h"
 #include "client/error.h"
 
+/*
+ * The wait said that there is something: a hostile peer can take that back ("closed" is a bit that
+ * is only ever added, indices only grow), and could go on with it for ever.  So it is waited for
+ * once.
+ */
+static int after_wait(int r)
+{
+	return r == -EAGAIN ? -EPROTO : r;
+}
+
 static int reserve_slow(struct sivshm_channel *c, int r, size_t size, void **ret,
 			uint64_t timeout_us)
 {
-	while (r == -EAGAIN) {
+	if (r == -EAGAIN) {
 		r = channel_wait(c, SIVSHM_WRITE, timeout_us);
 		if (r < 0)
 			return r;
-		r = c->tx_error ?: ring_reserve(&c->ring.tx, size, ret);
+		r = after_wait(c->tx_error ?: ring_reserve(&c->ring.tx, size, ret));
 	}
 	return r < 0 ? channel_fail(c, r) : 0;
 }
@@ -57,26 +67,28 @@ int sivshm_send(struct sivshm_channel *c, const void *data, size_t size, uint64_
 	return sivshm_commit(c, size);
 }
 
+/* As ring_peek(), and the end when the peer is gone and has left nothing. */
+static int peek_last(struct sivshm_channel *c, const void **ret, uint32_t *ret_length)
+{
+	bool gone = channel_gone(c);
+	int r = c->rx_error ?: ring_peek(&c->ring.rx, ret, ret_length);
+
+	return r == -EAGAIN && gone ? -EPIPE : r;
+}
+
 static ssize_t peek_slow(struct sivshm_channel *c, int r, const void **ret, uint64_t timeout_us)
 {
 	uint32_t length;
 
-	while (r == -EAGAIN) {
-		bool gone = channel_gone(c);
-
-		r = c->rx_error ?: ring_peek(&c->ring.rx, ret, &length);
-		if (r == 0)
-			return length;
-		if (r == -EAGAIN && gone)
-			r = -EPIPE;
-		if (r != -EAGAIN)
-			break;
+	if (r == -EAGAIN)
+		r = peek_last(c, ret, &length);
+	if (r == -EAGAIN) {
 		r = channel_wait(c, SIVSHM_READ, timeout_us);
 		if (r < 0)
 			return r;
-		r = -EAGAIN;
+		r = after_wait(peek_last(c, ret, &length));
 	}
-	return channel_fail(c, r);
+	return r < 0 ? channel_fail(c, r) : (ssize_t)length;
 }
 
 ssize_t sivshm_peek(struct sivshm_channel *c, const void **ret, uint64_t timeout_us)
