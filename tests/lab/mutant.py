@@ -41,7 +41,12 @@ def copy(source, target):
 
 
 def daemon(target, *edits):
-    """Builds a binary of the gcc build, such as "sivshmd", with edits. Returns its path."""
+    """Builds a daemon, such as "sivshmd", with edits. Returns its path."""
+    return program(f"src/{target}/{target}", *edits)
+
+
+def program(target, *edits):
+    """The same for any binary of the gcc build, such as "tests/progs/rtt"."""
     built = build.compile("gcc")
     work = WHERE / key(edits)
     shutil.rmtree(work, ignore_errors=True)
@@ -50,9 +55,8 @@ def daemon(target, *edits):
         copy(paths.ROOT / name, work)
     copy(built, work / "build")
     change(work, edits)
-    name = f"src/{target}/{target}"
-    build.run(["ninja", "-C", work / "build/gcc", name], paths.BUILD / "mutants.log", env=build.environment())
-    return work / "build/gcc" / name
+    build.run(["ninja", "-C", work / "build/gcc", target], paths.BUILD / "mutants.log", env=build.environment())
+    return work / "build/gcc" / target
 
 
 def module(image, *edits):
