@@ -23,6 +23,7 @@ struct question {
 	sd_bus_message *message; /* owned */
 	sd_bus_slot *slot;	 /* owned: the call under way */
 	char *action;		 /* owned; NULL: identify only */
+	bool asks_polkit;	 /* the call is that to polkit */
 	bus_access_fn fn;
 	void *userdata;
 	struct bus_sender sender;
@@ -73,18 +74,27 @@ struct bus_access *bus_access_free(struct bus_access *a)
 	return NULL;
 }
 
-static bool quota_is_left(const struct bus_access *a, const char *sender, bool polkit)
+static bool quota_is_left(const struct bus_access *a, const char *sender)
 {
 	const struct question *q;
-	size_t n = 0, n_polkit = 0;
+	size_t n = 0;
 
 	if (a->n_questions >= BUS_ACCESS_MAX)
 		return false;
-	LIST_FOREACH(q, &a->questions, entry) {
+	LIST_FOREACH(q, &a->questions, entry)
 		n += strcmp(sd_bus_message_get_sender(q->message), sender) == 0;
-		n_polkit += q->action != NULL;
-	}
-	return n < BUS_ACCESS_MAX_PER_SENDER && (!polkit || n_polkit < BUS_ACCESS_MAX_POLKIT);
+	return n < BUS_ACCESS_MAX_PER_SENDER;
+}
+
+/* Asked when the caller is known: those who wait for polkit must not keep root from acting. */
+static bool polkit_quota_is_left(const struct bus_access *a)
+{
+	const struct question *q;
+	size_t n = 0;
+
+	LIST_FOREACH(q, &a->questions, entry)
+		n += q->asks_polkit;
+	return n < BUS_ACCESS_MAX_POLKIT;
 }
 
 static uint64_t now_usec(void)
@@ -100,6 +110,12 @@ static int deny(sd_bus_message *m, const char *why)
 {
 	sd_bus_reply_method_errorf(m, SD_BUS_ERROR_ACCESS_DENIED, "%s", why);
 	return 0;
+}
+
+static int deny_quota(sd_bus_message *m)
+{
+	return sd_bus_reply_method_errorf(m, SD_BUS_ERROR_LIMITS_EXCEEDED,
+					  "too many calls under way");
 }
 
 static int deny_no_answer(sd_bus_message *m, const sd_bus_error *e)
@@ -162,6 +178,7 @@ static int ask_polkit(struct question *q)
 	if (r < 0)
 		return r;
 	q->slot = sd_bus_slot_unref(q->slot);
+	q->asks_polkit = true;
 	return sd_bus_call_async(q->access->bus, &q->slot, call, on_polkit, q,
 				 interactive ? POLKIT_INTERACTIVE_TIMEOUT_USEC
 					     : POLKIT_TIMEOUT_USEC);
@@ -238,6 +255,10 @@ static int on_credentials(sd_bus_message *reply, void *userdata, sd_bus_error *e
 		return deny(q->message, "the bus does not tell who the caller is");
 	if (!q->action || q->sender.uid == 0)
 		return allow(TAKE_PTR(q));
+	if (!polkit_quota_is_left(q->access)) {
+		deny_quota(q->message);
+		return 0;
+	}
 	if (ask_polkit(q) < 0)
 		return deny(q->message, "polkit cannot be asked");
 	TAKE_PTR(q); /* on_polkit() has it */
@@ -253,9 +274,8 @@ static int ask(struct bus_access *a, sd_bus_message *m, const char *action, bus_
 
 	if (!sender)
 		return -EACCES;
-	if (!quota_is_left(a, sender, action != NULL)) {
-		sd_bus_reply_method_errorf(m, SD_BUS_ERROR_LIMITS_EXCEEDED,
-					   "too many calls under way");
+	if (!quota_is_left(a, sender)) {
+		deny_quota(m);
 		return 1;
 	}
 	q = calloc(1, sizeof(*q));

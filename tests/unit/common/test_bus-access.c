@@ -261,6 +261,34 @@ static void quota_of_one_caller(void **state)
 	/* tear_down frees the questions under way */
 }
 
+/* Strangers that fill what polkit may have to answer keep each other out, and not root. */
+static void quota_of_polkit(void **state)
+{
+	const size_t n_strangers = BUS_ACCESS_MAX_POLKIT / BUS_ACCESS_MAX_PER_SENDER + 1;
+	sd_bus *strangers[BUS_ACCESS_MAX_POLKIT];
+	struct fixture *f = *state;
+
+	start_polkit(f);
+	f->is_silent = true;
+	for (size_t i = 0; i < n_strangers; i++) {
+		strangers[i] = f->caller;
+		for (int j = 0; j < BUS_ACCESS_MAX_PER_SENDER; j++)
+			send_call(f, "Authorize", false);
+		f->caller = connect_as(f->event, i + 1 < n_strangers ? STRANGER : 0, NULL);
+	}
+	run_until_replies(f, n_strangers * BUS_ACCESS_MAX_PER_SENDER - BUS_ACCESS_MAX_POLKIT);
+	assert_string_equal(f->error, SD_BUS_ERROR_LIMITS_EXCEEDED);
+	for (int i = 0; i < 2000 && f->n_polkit < BUS_ACCESS_MAX_POLKIT; i++)
+		sd_event_run(f->event, 5000);
+	assert_int_equal(f->n_polkit, BUS_ACCESS_MAX_POLKIT);
+	assert_int_equal(f->n_allowed, 0);
+	call(f, "Authorize");
+	assert_string_equal(f->error, "");
+	assert_int_equal(f->n_allowed, 1);
+	for (size_t i = 0; i < n_strangers; i++)
+		sd_bus_flush_close_unref(strangers[i]);
+}
+
 static void caller_is_gone(void **state)
 {
 	struct fixture *f = *state;
@@ -339,7 +367,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(bad_address),	   TEST(no_polkit_no_stranger), TEST(polkit_denies),
 		TEST(quota_of_one_caller), TEST(caller_is_gone),	TEST(error_of_the_callback),
-		TEST(polkit_grants),	   TEST(root_needs_no_polkit),	TEST(identifies),
+		TEST(quota_of_polkit),	   TEST(polkit_grants),		TEST(root_needs_no_polkit),
+		TEST(identifies),
 	};
 
 	if (geteuid() != 0 || system("command -v dbus-daemon >/dev/null") != 0) {
