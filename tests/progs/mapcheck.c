@@ -4,8 +4,9 @@
  *
  *	mapcheck [--bus ADDRESS] SERVICE VM/SERVICE
  *
- * Prints {"ok": bool, "attempts": [{"name", "refused", "error"}], "exact": bool}.  Exit 0: all
- * were refused and the exact windows could be mapped.
+ * Prints {"ok": bool, "attempts": [{"name", "refused", "error"}], "exact": bool, "ordinary":
+ *[...]}. Exit 0: all were refused and the exact windows could be mapped.  "ordinary" is what the
+ *kernel, and not the module, refuses for a window, done to ordinary memory: it is allowed there.
  */
 #include <err.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,14 +27,19 @@
 #define PAGE 4096u
 #define RW (PROT_READ | PROT_WRITE)
 
-static json_t *attempts;
+static json_t *attempts, *ordinary;
 static bool ok = true;
+
+static void note_in(json_t *list, const char *name, bool refused, int error)
+{
+	json_array_append_new(list, json_pack("{ss sb ss}", "name", name, "refused", refused,
+					      "error", errno_name(refused ? error : 0)));
+}
 
 static void note(const char *name, bool refused, int error)
 {
 	ok = ok && refused;
-	json_array_append_new(attempts, json_pack("{ss sb ss}", "name", name, "refused", refused,
-						  "error", errno_name(refused ? error : 0)));
+	note_in(attempts, name, refused, error);
 }
 
 struct map {
@@ -78,6 +85,42 @@ static void try_maps(int fd, const struct sivshm_channel_info *info)
 	}
 }
 
+/* Numbers that wrap around somewhere; mmap() itself would not let all of them through. */
+static void try_odd_maps(int fd, const struct sivshm_channel_info *info)
+{
+	const struct {
+		const char *name;
+		uint64_t offset, size;
+	} odd[] = {
+		{"tx at an odd offset", 1, info->tx_map_size},
+		{"rx at an odd offset", SIVSHM_RX_OFFSET + PAGE - 1, info->rx_map_size},
+		{"nothing of tx", 0, 0},
+		{"2^63 bytes", 0, 1ull << 63},
+		{"all bytes there are", 0, UINT64_MAX},
+		{"at 2^63", 1ull << 63, info->tx_map_size},
+		{"end beyond 2^63", (1ull << 63) - PAGE, info->tx_map_size},
+		{"end beyond 2^64", -(uint64_t)PAGE, info->tx_map_size},
+		{"offset and size wrap", -info->tx_map_size, 2 * info->tx_map_size},
+	};
+
+	for (size_t i = 0; i < sizeof(odd) / sizeof(*odd); i++) {
+		long r = syscall(SYS_mmap, NULL, odd[i].size, PROT_READ, MAP_SHARED, fd,
+				 odd[i].offset);
+
+		note(odd[i].name, r < 0, errno);
+		if (r >= 0)
+			munmap((void *)r, odd[i].size);
+	}
+}
+
+static void try_fixed(int fd, const struct sivshm_channel_info *info, void *tx)
+{
+	void *p = mmap(tx, info->rx_map_size + PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, fd,
+		       (off_t)SIVSHM_RX_OFFSET);
+
+	note("rx one page more over tx", p == MAP_FAILED, errno);
+}
+
 static void try_protect(const char *name, void *p, size_t size, int prot)
 {
 	int r = mprotect(p, size, prot);
@@ -90,6 +133,21 @@ static void try_remap(const char *name, void *p, size_t old_size, size_t new_siz
 	void *q = mremap(p, old_size, new_size, MREMAP_MAYMOVE);
 
 	note(name, q == MAP_FAILED, errno);
+}
+
+static void try_advice(const char *name, void *p, size_t size, int advice)
+{
+	int r = madvise(p, size, advice);
+
+	note(name, r < 0, errno);
+}
+
+/* The second page where the first is: the kernel maps anew, so the module is asked. */
+static void try_rearrange(const char *name, void *p)
+{
+	long r = syscall(SYS_remap_file_pages, p, PAGE, 0, SIVSHM_RX_OFFSET / PAGE + 1, 0);
+
+	note(name, r < 0, errno);
 }
 
 /* As a debugger writes: past the protection of the mapping. */
@@ -133,10 +191,30 @@ static bool try_exact(int fd, const struct sivshm_channel_info *info)
 	try_protect("rx made executable", rx, info->rx_map_size, PROT_READ | PROT_EXEC);
 	try_protect("tx made executable", tx, info->tx_map_size, RW | PROT_EXEC);
 	try_debugger("rx by /proc/self/mem", rx);
+	try_advice("rx to children by madvise", rx, info->rx_map_size, MADV_DOFORK);
+	try_advice("rx to dumps by madvise", rx, info->rx_map_size, MADV_DODUMP);
+	try_rearrange("rx rearranged", rx);
 	try_remap("tx twice", tx, 0, info->tx_map_size);
 	try_remap("tx grown", tx, info->tx_map_size, info->tx_map_size + PAGE);
 	try_remap("rx grown", rx, info->rx_map_size, info->rx_map_size + PAGE);
+	try_fixed(fd, info, tx);
 	return true;
+}
+
+static void do_ordinary(void)
+{
+	char *p = mmap(NULL, 4 * PAGE, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char *private = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int mem = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+
+	note_in(ordinary, "written by /proc/self/mem",
+		pwrite(mem, "", 1, (off_t)(uintptr_t) private) < 0, errno);
+	note_in(ordinary, "to children by madvise", madvise(p, PAGE, MADV_DOFORK) < 0, errno);
+	note_in(ordinary, "to dumps by madvise", madvise(p, PAGE, MADV_DODUMP) < 0, errno);
+	note_in(ordinary, "twice", mremap(p, 0, PAGE, MREMAP_MAYMOVE) == MAP_FAILED, errno);
+	note_in(ordinary, "grown", mremap(p, 4 * PAGE, 5 * PAGE, MREMAP_MAYMOVE) == MAP_FAILED,
+		errno);
+	close(mem);
 }
 
 int main(int argc, char **argv)
@@ -158,10 +236,14 @@ int main(int argc, char **argv)
 	if (ioctl(sivshm_get_fd(c), SIVSHM_CHANNEL_GET_INFO, &info) < 0)
 		err(2, "get info");
 	attempts = json_array();
+	ordinary = json_array();
+	do_ordinary();
 	try_maps(sivshm_get_fd(c), &info);
+	try_odd_maps(sivshm_get_fd(c), &info);
 	exact = try_exact(sivshm_get_fd(c), &info);
 	ok = ok && exact;
-	print_json(json_pack("{sb sb so}", "ok", ok, "exact", exact, "attempts", attempts));
+	print_json(json_pack("{sb sb so so}", "ok", ok, "exact", exact, "attempts", attempts,
+			     "ordinary", ordinary));
 	sivshm_close(c);
 	return !ok;
 }
