@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* From an agreed handshake to two grants: windows, slots, entries. */
 #include <errno.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -167,15 +166,19 @@ struct channel *channel_abandon(struct channel *c)
 	return NULL;
 }
 
-static int fill_request(struct channel *c, const struct channel_request *q, channel_ready_fn ready,
-			void *userdata)
+_Static_assert(CHANNEL_ID_SIZE == SESSION_ID_SIZE, "a channel is called as its session");
+
+/* The id in the grant is the session's, so that each daemon can tell its own session's grant from
+ * all others, whatever slot it is told. */
+static void fill_request(struct channel *c, const struct channel_request *q, channel_ready_fn ready,
+			 void *userdata)
 {
 	c->ring_size = q->ring_size;
 	c->ready = ready;
 	c->userdata = userdata;
 	snprintf(c->ends[END_FROM].service, SIVSHM_SERVICE_NAME_SIZE, "%s", q->from->service);
 	snprintf(c->ends[END_TO].service, SIVSHM_SERVICE_NAME_SIZE, "%s", q->to->service);
-	return RAND_bytes(c->id, sizeof(c->id)) == 1 ? 0 : -EIO;
+	memcpy(c->id, q->session, sizeof(c->id));
 }
 
 int channel_prepare(struct manager *m, const struct channel_request *q, channel_ready_fn ready,
@@ -184,10 +187,9 @@ int channel_prepare(struct manager *m, const struct channel_request *q, channel_
 	struct channel *c = channel_new(m);
 	int r;
 
-	if (!c || fill_request(c, q, ready, userdata) < 0) {
-		channel_abandon(c);
+	if (!c)
 		return failure_set(error, ERR_NO_MEMORY, "out of memory");
-	}
+	fill_request(c, q, ready, userdata);
 	r = find_windows(c, q, error);
 	if (r >= 0) {
 		r = clean_next(c);

@@ -58,8 +58,9 @@ struct channel {
 	void *userdata;
 };
 
-/** struct channel_request - who with whom; names as authenticated */
+/** struct channel_request - who with whom; names as authenticated.  @session becomes the channel's id */
 struct channel_request {
+	const uint8_t *session;
 	const struct peer_name *from, *to;
 	struct vm *from_vm, *to_vm;
 	uint64_t ring_size;

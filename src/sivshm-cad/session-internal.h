@@ -20,7 +20,7 @@ struct session {
 	struct manager *manager;
 	TAILQ_ENTRY(session) entry;
 	enum session_state state;
-	uint8_t id[SESSION_ID_SIZE];
+	uint8_t id[SESSION_ID_SIZE]; /* and the channel's */
 	struct peer_name from, to;
 	struct vm *from_vm, *to_vm;
 	uint64_t ring_size;
@@ -29,7 +29,6 @@ struct session {
 	size_t call_bytes;		  /* charged to to_vm->relay_bytes and from_vm->sent_bytes */
 	uint8_t exporter[EXPORTER_SIZE];  /* A's */
 	struct channel *prepared;	  /* not published yet */
-	uint8_t channel[CHANNEL_ID_SIZE]; /* GRANTED */
 	bool opened[N_ENDS];
 	sd_event_source *timer;
 };

@@ -54,6 +54,13 @@ static int check_relay(const struct session *s, size_t bytes, struct failure *er
 	return 0;
 }
 
+/* peer_knows() - B has ended the session itself; not when it did not answer, or did not understand
+ * what it was asked */
+static bool peer_knows(const struct failure *error)
+{
+	return error->code != ERR_TIMED_OUT && error->code > ERR_INVALID_REQUEST;
+}
+
 /* peer_refused() - B's error ends the session; true: so it is */
 static bool peer_refused(struct session *s, const struct failure *error)
 {
@@ -63,7 +70,7 @@ static bool peer_refused(struct session *s, const struct failure *error)
 	if (!error)
 		return false;
 	peer_failure(s, error, &why);
-	session_fail(s, s->to_vm, &why);
+	session_fail(s, peer_knows(error) ? s->to_vm : NULL, &why);
 	return true;
 }
 
@@ -252,7 +259,6 @@ static int publish(struct session *s, struct failure *error)
 		return r;
 	s->prepared = NULL;
 	s->state = SESSION_GRANTED;
-	memcpy(s->channel, c->id, sizeof(s->channel));
 	if (session_start_timer(s) < 0) {
 		channel_withdraw(c, "not-opened");
 		return failure_set(error, ERR_NO_MEMORY, "out of memory");
@@ -279,6 +285,7 @@ static void on_prepared(struct channel *c, int r, void *userdata)
 static int grant(struct session *s, struct failure *error)
 {
 	const struct channel_request request = {
+		.session = s->id,
 		.from = &s->from,
 		.to = &s->to,
 		.from_vm = s->from_vm,

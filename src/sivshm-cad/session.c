@@ -102,8 +102,7 @@ void session_fail(struct session *s, const struct vm *culprit, const struct fail
 /* withdraw_grant() - the channel of a session that does not come to its end */
 static void withdraw_grant(struct session *s, const char *reason)
 {
-	struct channel *c =
-		s->state == SESSION_GRANTED ? channel_find(s->manager, s->channel) : NULL;
+	struct channel *c = s->state == SESSION_GRANTED ? channel_find(s->manager, s->id) : NULL;
 
 	if (c && channel_is_open(c))
 		channel_withdraw(c, reason);
@@ -115,12 +114,10 @@ static int on_timeout(sd_event_source *source, uint64_t usec, void *userdata)
 	struct failure why;
 
 	(void)source, (void)usec;
-	if (s->state == SESSION_GRANTED) {
-		withdraw_grant(s, "not-opened");
-		session_free(s);
-		return 0;
-	}
-	failure_set(&why, ERR_TIMED_OUT, "the handshake was not finished in time");
+	withdraw_grant(s, "not-opened");
+	failure_set(&why, ERR_TIMED_OUT,
+		    s->state == SESSION_GRANTED ? "the channel was not opened in time"
+						: "the handshake was not finished in time");
 	session_fail(s, NULL, &why);
 	return 0;
 }
@@ -179,7 +176,7 @@ void session_opened(struct vm *vm, const struct msg_granted *msg)
 	if (!s || s->state != SESSION_GRANTED)
 		return;
 	c = channel_find_slot(vm->manager, vm, msg->ref.slot, &end);
-	if (!c || c != channel_find(vm->manager, s->channel) ||
+	if (!c || c != channel_find(vm->manager, s->id) ||
 	    c->ends[end].generation != msg->ref.generation)
 		return;
 	s->opened[end] = true;

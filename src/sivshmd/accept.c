@@ -399,8 +399,8 @@ void accept_granted(struct manager *m, const struct msg_granted *granted)
 	s->state = SESSION_GRANTED;
 	s->ref = granted->ref;
 	steps_ended(&s->steps, "granted");
-	if (opener_start(&s->opener, m->event, m->device, &s->ref, s->holder.uid, s->holder.cgroup,
-			 on_opened, s) < 0) {
+	if (opener_start(&s->opener, m->event, m->device, &s->ref, s->id, s->holder.uid,
+			 s->holder.cgroup, on_opened, s) < 0) {
 		failure_set(&error, ERR_FAILED, "out of memory");
 		session_fail(s, &error);
 	}

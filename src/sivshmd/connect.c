@@ -66,10 +66,15 @@ static void give_back(struct connect *c)
 }
 
 /* Ends @c, or leaves it without a caller until the host has answered Connect. */
-static void connect_fail(struct connect *c, const struct failure *why)
+static void connect_fail(struct connect *c, const struct failure *reason)
 {
 	char peer[PEER_NAME_SIZE];
+	struct failure told = *reason, *why = &told;
 
+	/* The caller's arguments were right; what one daemon did not understand of the other is
+	 * not. */
+	if (why->code == ERR_INVALID_PARAMS)
+		failure_set(why, ERR_HANDSHAKE_FAILED, "%s", reason->text);
 	peer_name_format(&c->peer, peer);
 	if (c->message) {
 		manager_refused(c->manager, c->from.service, peer, why, &c->caller);
@@ -159,8 +164,8 @@ static int take_grant(struct connect *c, json_t *result, struct failure *error)
 	if (r < 0)
 		return r;
 	steps_ended(&c->steps, "granted");
-	r = opener_start(&c->opener, c->manager->event, c->manager->device, &c->ref, c->caller.uid,
-			 c->caller.cgroup, on_opened, c);
+	r = opener_start(&c->opener, c->manager->event, c->manager->device, &c->ref, c->session,
+			 c->caller.uid, c->caller.cgroup, on_opened, c);
 	return r < 0 ? failure_set(error, ERR_FAILED, "out of memory") : 0;
 }
 

@@ -258,6 +258,9 @@ int device_failure(int r, struct failure *error)
 	case -ESTALE:
 	case -ENOLINK:
 		return failure_set(error, ERR_REVOKED, "the host took the grant back");
+	case -EKEYREJECTED:
+		return failure_set(error, ERR_HANDSHAKE_FAILED,
+				   "the grant in that slot is another session's");
 	case -EBUSY:
 		return failure_set(error, ERR_FAILED, "the slot's former channel still exists");
 	case -EBADMSG:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* From a grant to a channel fd.  The host may still be writing the entry, so a few tries are made.
- */
+ * Which slot it is came by messages, whose grant it is says the table: that has to be the session's. */
 #ifndef SIVSHMD_OPENER_H
 #define SIVSHMD_OPENER_H
 
@@ -8,6 +8,7 @@
 #include <systemd/sd-event.h>
 
 #include "device.h"
+#include "message.h"
 
 /** opener_fn - @fd is the callee's, or -1 with @error; called once, from the loop */
 typedef void (*opener_fn)(int fd, const struct failure *error, void *userdata);
@@ -16,6 +17,7 @@ typedef void (*opener_fn)(int fd, const struct failure *error, void *userdata);
 struct opener {
 	struct device *device;
 	struct slot_ref ref;
+	uint8_t session[SESSION_ID_SIZE];
 	uid_t uid;
 	uint64_t cgroup;
 	unsigned tries;
@@ -26,8 +28,8 @@ struct opener {
 
 /** opener_start() - @fn is called soon; never from here */
 int opener_start(struct opener *o, sd_event *event, struct device *device,
-		 const struct slot_ref *ref, uid_t uid, uint64_t cgroup, opener_fn fn,
-		 void *userdata);
+		 const struct slot_ref *ref, const uint8_t session[SESSION_ID_SIZE], uid_t uid,
+		 uint64_t cgroup, opener_fn fn, void *userdata);
 /** opener_stop() - @fn is not called */
 void opener_stop(struct opener *o);
 

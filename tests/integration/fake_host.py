@@ -278,7 +278,7 @@ class FakeHost:
         with self.lock:
             if number not in self.sessions:  # cancelled meanwhile
                 raise Error("Closed")
-            channel_id = os.urandom(16)
+            channel_id = bytes.fromhex(number)
             a, b = session["a"], session["b"]
             slot_a = self.kernels[a].grant(session["service_a"], b, session["service_b"], session["ring"], channel_id)
             slot_b = self.kernels[b].grant(session["service_b"], a, session["service_a"], session["ring"], channel_id)

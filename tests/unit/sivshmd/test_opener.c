@@ -5,6 +5,8 @@
 
 #include "opener.h"
 
+static const uint8_t session[SESSION_ID_SIZE] = {1, 2, 3};
+static struct sivshm_slot slot;
 static int results[512];
 static unsigned n_results, n_tries;
 static int told_fd;
@@ -25,6 +27,14 @@ int device_open_channel(struct device *d, const struct slot_ref *ref, uid_t uid,
 	if (r >= 0)
 		*ret_fd = r;
 	return r < 0 ? r : 0;
+}
+
+int device_slot(struct device *d, unsigned number, struct sivshm_slot *ret)
+{
+	(void)d;
+	assert_int_equal(number, 3);
+	*ret = slot;
+	return 0;
 }
 
 int device_failure(int r, struct failure *error)
@@ -53,7 +63,7 @@ static void run(const int *list, unsigned n)
 	n_results = n;
 	n_tries = n_told = 0;
 	assert_true(sd_event_new(&event) >= 0);
-	assert_true(opener_start(&o, event, NULL, &ref, 1000, 99, on_opened, event) >= 0);
+	assert_true(opener_start(&o, event, NULL, &ref, session, 1000, 99, on_opened, event) >= 0);
 	assert_int_equal(n_told, 0);
 	assert_true(sd_event_loop(event) >= 0);
 	assert_int_equal(n_told, 1);
@@ -78,6 +88,21 @@ static void after_a_while(void **state)
 	assert_int_equal(n_tries, 4);
 }
 
+static void another_session(void **state)
+{
+	(void)state;
+	slot.channel_id[0] ^= 1;
+	run((int[]){42}, 1);
+	assert_int_equal(told_fd, -1);
+	assert_int_equal(told.code, ERR_FAILED);
+	assert_int_equal(n_tries, 0);
+	slot.generation++; /* what is there now says nothing of ours: the open refuses */
+	run((int[]){-ESTALE}, 1);
+	assert_int_equal(n_tries, 1);
+	slot.generation--;
+	slot.channel_id[0] ^= 1;
+}
+
 static void never(void **state)
 {
 	(void)state;
@@ -99,7 +124,7 @@ static void stopped(void **state)
 	(void)state;
 	n_told = 0;
 	assert_true(sd_event_new(&event) >= 0);
-	assert_true(opener_start(&o, event, NULL, &ref, 1000, 99, on_opened, event) >= 0);
+	assert_true(opener_start(&o, event, NULL, &ref, session, 1000, 99, on_opened, event) >= 0);
 	opener_stop(&o);
 	assert_int_equal(sd_event_run(event, 10000), 0);
 	assert_int_equal(n_told, 0);
@@ -109,11 +134,12 @@ static void stopped(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(at_once),
-		cmocka_unit_test(after_a_while),
-		cmocka_unit_test(never),
+		cmocka_unit_test(at_once),	   cmocka_unit_test(after_a_while),
+		cmocka_unit_test(another_session), cmocka_unit_test(never),
 		cmocka_unit_test(stopped),
 	};
 
+	slot = (struct sivshm_slot){.generation = 7};
+	memcpy(slot.channel_id, session, sizeof(session));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
