@@ -176,14 +176,14 @@ class Async:
 class Guest:
     """One VM: bus, kernel, sivshmd. `policy` is the text of /etc/sivshm/policy.d/test.conf."""
 
-    def __init__(self, binary, preload, folder, vm, host, policy, environment=None):
+    def __init__(self, binary, preload, folder, vm, host, policy, environment=None, kernel=FakeKernel):
         self.binary, self.preload, self.vm, self.host = binary, preload, vm, host
         self.folder = Path(folder, vm)
         self.folder.mkdir()
         self.policy_file = self.folder / "etc/sivshm/policy.d/test.conf"
         self.policy_file.parent.mkdir(parents=True)
         self.policy_file.write_text(policy)
-        self.kernel = FakeKernel(self.folder, vm)
+        self.kernel = kernel(self.folder, vm)
         self.port = host.add_vm(vm, self.kernel)
         self.bus = Bus(self.folder)
         self.log_path = self.folder / "log"
