@@ -35,8 +35,8 @@ REGION = {"of another region": "other", "of no region": None, "of the same regio
 
 
 @contextlib.contextmanager
-def cad(binary, config):
-    """A running daemon, on a bus of its own that lets everybody do everything."""
+def cad(binary, config, ends=(0, None)):
+    """A running daemon, on a bus of its own that lets everybody do everything. `ends` are the ways it may end."""
     folder = Path("/dev/shm") / f"sivshm-cad.{os.getpid()}.{time.monotonic_ns():x}"
     folder.mkdir(mode=0o755)
     with PrivateBus() as bus:
@@ -51,7 +51,7 @@ def cad(binary, config):
             log = daemon.log()
             print(log)
             shutil.rmtree(folder, ignore_errors=True)
-    assert code in (0, None), code
+    assert code in ends, code
     assert "AddressSanitizer" not in log
 
 
