@@ -38,7 +38,7 @@ static int read_layout(struct sivshm_table *t, struct sivshm_layout *ret_layout)
 	if (!copy)
 		return -ENOMEM;
 
-	smp_rmb(); /* with the host's store of the epoch after the layout */
+	smp_rmb(); /* with the host's stores of the epoch: 0 before the layout, the new one after */
 	memcpy(copy, header_of(t), sizeof(*copy));
 	smp_rmb();
 	if (epoch_of(t) != epoch || le64_to_cpu(copy->epoch) != epoch)
@@ -121,7 +121,7 @@ static const struct sivshm_grant *entry(u32 slot)
 int sivshm_table_grant(u32 slot, struct sivshm_grant *ret_grant)
 {
 	const struct sivshm_grant *grant;
-	__le32 state;
+	__le32 generation, state;
 
 	lockdep_assert_held(&sivshm_lock);
 
@@ -131,11 +131,16 @@ int sivshm_table_grant(u32 slot, struct sivshm_grant *ret_grant)
 		return -ENOENT;
 
 	grant = entry(slot);
-	state = smp_load_acquire(&grant->state); /* pairs with the host's release */
+	/*
+	 * The generation before the state: one that is new goes with a state that is, and who sees
+	 * the host's ACTIVE sees all fields.  Both pair with the host's release.
+	 */
+	generation = smp_load_acquire(&grant->generation);
+	state = smp_load_acquire(&grant->state);
 	memcpy(ret_grant, grant, sizeof(*ret_grant));
 	smp_rmb(); /* the copy before the second look */
 	if (READ_ONCE(grant->state) != state || ret_grant->state != state ||
-	    READ_ONCE(grant->generation) != ret_grant->generation)
+	    READ_ONCE(grant->generation) != generation || ret_grant->generation != generation)
 		return -EAGAIN;
 	return 0;
 }

@@ -88,15 +88,19 @@ void table_format(struct table *t, void *memory, size_t size, const char *vm, un
 	*t = (struct table){.header = h, .size = size, .n_slots = slots};
 	for (uint32_t i = 0; i < slots; i++)
 		table_set_state(t, i, SIVSHM_GRANT_FREE);
+	/* the epoch goes first and comes last, so that a reader which sees the same one before and
+	 * after its copy has one layout, whole (tests/model/litmus/layout) */
+	__atomic_store_n(&h->epoch, 0, __ATOMIC_RELEASE);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
 	memset((char *)h + sizeof(h->magic), 0, sizeof(*h) - sizeof(h->magic));
 	h->abi = htole32(SIVSHM_TABLE_ABI);
 	h->grant_size = htole32(SIVSHM_GRANT_SIZE);
 	h->n_slots = htole32(slots);
 	h->n_sections = htole32((uint32_t)layout->n);
-	h->epoch = htole64(epoch + 1);
 	put_string(h->vm, sizeof(h->vm), vm);
 	for (size_t i = 0; i < layout->n; i++)
 		make_desc(&layout->entries[i], numbers[i], &h->sections[i]);
+	__atomic_store_n(&h->epoch, htole64(epoch + 1), __ATOMIC_RELEASE);
 	__atomic_store_n(&h->magic, htole64(SIVSHM_TABLE_MAGIC), __ATOMIC_RELEASE);
 }
 
@@ -186,9 +190,10 @@ uint32_t table_activate(struct table *t, uint32_t slot, const struct grant *gran
 	struct sivshm_grant *e = entry(t, slot);
 	uint32_t generation = next_generation(e);
 
-	e->generation = htole32(generation);
-	/* a reader that began with the slot's last use must see the new generation when it sees any
-	 * field of it */
+	/* the last use is over before the new generation is seen, and that before any field of it:
+	 * a reader looks at generation, state, fields, and then again (tests/model/litmus/grant) */
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	__atomic_store_n(&e->generation, htole32(generation), __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_RELEASE);
 	memcpy(e->channel, grant->channel, sizeof(e->channel));
 	e->region = htole32(grant->region);

@@ -151,9 +151,9 @@ enum sivshm_grant_state {
  * @flags:      SIVSHM_GRANT_*; for people and for a host daemon that starts again, no right depends on it
  * @opened:     when it was granted, microseconds since the epoch, host's clock
  *
- * The writer fills an entry while it is FREE, then stores @state with release semantics.  A reader
- * loads @state with acquire, copies, and loads @state and @generation again: a difference means
- * that the copy is of no use.
+ * The writer stores a new @generation, then the fields, while the entry is FREE, then @state; each
+ * step with release semantics.  A reader loads @generation, then @state, each with acquire, copies,
+ * and loads both again: a difference means that the copy is of no use.
  */
 struct sivshm_grant {
 	__le32 state;
