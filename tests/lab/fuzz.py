@@ -38,7 +38,7 @@ FLAVOURS = {
             ["-fsanitize=fuzzer", "-fprofile-instr-generate"], ["-fprofile-instr-generate"]),
 }
 INCLUDES = ["src/kmod/uapi", "src/common", "src", "src/kmod", "tests/fuzz", "tests/unit/common"]
-RUN_OPTIONS = ["-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-reload=0"]
+RUN_OPTIONS = ["-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
 CORPUS_MOST = 4000  # files; more are merged before the next run
 
 
@@ -46,7 +46,8 @@ def glob(pattern, without=()):
     return sorted(str(p.relative_to(paths.ROOT)) for p in paths.ROOT.glob(pattern) if p.name not in without)
 
 
-COMMON = glob("src/common/*.c", {"rpc-link.c", "rpc-link-message.c", "bus-util.c", "bus-access.c"})
+BUS_LAYER = [f"src/common/{name}.c" for name in ("rpc-link", "rpc-link-message", "bus-util", "bus-access")]
+COMMON = glob("src/common/*.c", {Path(name).name for name in BUS_LAYER})
 PEER = ["tests/fuzz/peer.c", "tests/unit/common/pki.c"]
 FILES = ["tests/fuzz/files.c", "tests/fuzz/accounts.c"]
 
@@ -56,6 +57,10 @@ def cad(*names):
 
 
 CAD_CORE = cad("config", "config-load", "policy", "revocations", "layout")
+# the whole daemon, but for its main() and its journal
+HOST = [*COMMON, *BUS_LAYER, *glob("src/sivshm-cad/*.c", {"main.c", "log.c"}), "src/kmod/grant.c", "tests/fuzz/host.c",
+        "tests/fuzz/accounts.c"]
+HOST_LIBS = ["-ljansson", "-lssl", "-lcrypto", "-lsystemd", "-lacl"]
 GUEST_CORE = ["src/sivshmd/policy.c", "src/sivshmd/policy-load.c"]
 
 # What a target drives (@measured: how much of it is reached is a figure of its run), and a defect
@@ -102,6 +107,18 @@ TARGETS = {
     "certificate": Target(
         "a peer's certificate", COMMON + PEER, ["src/common/handshake-verify.c"],
         Edit("src/common/handshake-verify.c", "if (sk_GENERAL_NAME_num(names) != 1)", "if (0)"), ["-max_len=512"]),
+    "ivshmem": Target(
+        "what a QEMU does to its ivshmem server", HOST,
+        ["src/sivshm-cad/ivshmem-server.c", "src/sivshm-cad/member.c"],
+        Edit("src/sivshm-cad/ivshmem-server.c", "	if (s->source) {", "	if (0) {"), ["-max_len=512"], HOST_LIBS,
+        ["src/sivshm-cad"]),
+    "control": Target(
+        "the host's control ports, all methods", HOST,
+        ["src/sivshm-cad/control.c", "src/sivshm-cad/control-methods.c", "src/sivshm-cad/session.c",
+         "src/sivshm-cad/session-relay.c", "src/sivshm-cad/channel.c", "src/sivshm-cad/channel-grant.c",
+         "src/common/rpc-link.c", "src/common/rpc-link-message.c"],
+        Edit("src/sivshm-cad/control.c", "if (i < c->n_listeners)\n", "if (c->listeners)\n"), ["-max_len=4096"],
+        HOST_LIBS, ["src/sivshm-cad"]),
     "grant": Target(
         "grant table and grant at the module", ["src/kmod/grant.c"], ["src/kmod/grant.c"],
         Edit("src/kmod/grant.c", "offset > section_size || size > section_size - offset",
@@ -140,7 +157,7 @@ class Ninja:
     def object(self, source, includes=(), flags=()):
         """@source below the root; a copy of it when it is edited."""
         path, before = paths.ROOT / source, []
-        kind = "-".join(sorted({Path(i).name for i in includes}))
+        kind = "-".join(sorted({Path(i).name for i in (*includes, *flags) if "/" in i}))
         out = f"o{'-' + kind if kind else ''}/{source}.o"
         if self.edits:
             before = [f"-I{self.where}/src"]
@@ -148,7 +165,7 @@ class Ninja:
                 return BUILD / "asan" / out  # as it is
         if source in self.edits:
             path, before = self.where / source, [*before, f"-I{(paths.ROOT / source).parent}"]
-        include = [*before, *(f"-I{paths.ROOT / i}" for i in [*INCLUDES, *includes])]
+        include = [*before, *(f"-I{paths.ROOT / i}" for i in [*includes, *INCLUDES])]
         return self.add("cc", out, [path], [*WARNINGS, *COMMON_FLAGS, *self.flags, *include, *flags])
 
     def program(self, name, sources, libs, includes=(), flags=(), fuzz=True):
