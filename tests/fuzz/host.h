@@ -22,6 +22,9 @@ void host_check(void);
 /** host_check_empty() - nothing is left of what all those clients had, who are gone */
 void host_check_empty(void);
 
+/** host_undo_revocations() - whatever was revoked is not any more */
+void host_undo_revocations(void);
+
 /** host_connect() - as VM's user to its "control.sock" or "demo.sock"; -1: refused */
 int host_connect(unsigned vm, const char *name);
 

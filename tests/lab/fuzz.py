@@ -61,6 +61,8 @@ CAD_CORE = cad("config", "config-load", "policy", "revocations", "layout")
 HOST = [*COMMON, *BUS_LAYER, *glob("src/sivshm-cad/*.c", {"main.c", "log.c"}), "src/kmod/grant.c", "tests/fuzz/host.c",
         "tests/fuzz/accounts.c"]
 HOST_LIBS = ["-ljansson", "-lssl", "-lcrypto", "-lsystemd", "-lacl"]
+GUEST = [*COMMON, *BUS_LAYER, *glob("src/sivshmd/*.c", {"main.c", "log.c"}), "tests/unit/common/pki.c",
+         *(f"tests/fuzz/{name}.c" for name in ("guest", "bus", "accounts"))]
 GUEST_CORE = ["src/sivshmd/policy.c", "src/sivshmd/policy-load.c"]
 
 # What a target drives (@measured: how much of it is reached is a figure of its run), and a defect
@@ -119,6 +121,18 @@ TARGETS = {
          "src/common/rpc-link.c", "src/common/rpc-link-message.c"],
         Edit("src/sivshm-cad/control.c", "if (i < c->n_listeners)\n", "if (c->listeners)\n"), ["-max_len=4096"],
         HOST_LIBS, ["src/sivshm-cad"]),
+    "bus_host": Target(
+        "methods of org.sivshm.ca1", [*HOST, "tests/fuzz/bus.c"],
+        ["src/sivshm-cad/manager-bus.c", "src/sivshm-cad/manager-list.c", "src/sivshm-cad/revoke.c",
+         "src/common/bus-access.c"],
+        Edit("src/sivshm-cad/manager-bus.c", "	if (!*ret)\n		return sd_bus_error_setf", "	if (0)\n		return sd_bus_error_setf"),
+        ["-max_len=512"], HOST_LIBS, ["src/sivshm-cad"]),
+    "bus_guest": Target(
+        "methods of org.sivshm1", GUEST,
+        ["src/sivshmd/manager-bus.c", "src/sivshmd/listener-bus.c", "src/sivshmd/bus-args.c", "src/sivshmd/listener.c",
+         "src/sivshmd/connect.c"],
+        Edit("src/sivshmd/manager-bus.c", ">= 0 && !now[0])", ">= 0 && now[0])"), ["-max_len=512"],
+        ["-ljansson", "-lssl", "-lcrypto", "-lsystemd", "-lkmod"], ["src/sivshmd"]),
     "grant": Target(
         "grant table and grant at the module", ["src/kmod/grant.c"], ["src/kmod/grant.c"],
         Edit("src/kmod/grant.c", "offset > section_size || size > section_size - offset",
@@ -312,8 +326,7 @@ def replay(name, files, binary=None, timeout=300):
 
 # Unit tests of the pure core: (program, sources, libraries)
 CORE_TESTS = ["names", "errors", "frame", "rpc", "field", "message", "conf", "conf-value", "handshake"]
-# Files whose every line is to be reached, and the share (per cent) that is: what is missing and why
-# is beside the test in tests/fuzz/test_fuzz.py.
+# Files whose every line is to be reached; what is not, and why, is said in tests/fuzz/test_fuzz.py.
 CORE = [*COMMON, "src/client/ring.c", "src/client/ring.h", "src/kmod/grant.c"]
 
 
