@@ -54,11 +54,12 @@ static int check_relay(const struct session *s, size_t bytes, struct failure *er
 	return 0;
 }
 
-/* peer_knows() - B has ended the session itself; not when it did not answer, or did not understand
- * what it was asked */
+/* peer_knows() - B has ended the session itself; not when it did not answer, knows no such session,
+ * or did not understand what it was asked */
 static bool peer_knows(const struct failure *error)
 {
-	return error->code != ERR_TIMED_OUT && error->code > ERR_INVALID_REQUEST;
+	return error->code != ERR_TIMED_OUT && error->code != ERR_CLOSED &&
+	       error->code > ERR_INVALID_REQUEST;
 }
 
 /* peer_refused() - B's error ends the session; true: so it is */
