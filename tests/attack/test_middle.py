@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A relay that lies: between two real sivshmd and a real sivshm-cad, on their control connections.
+
+Whatever it does: never a channel that was not agreed, a named error wherever somebody took part, and everything given
+back at both daemons, host and kernel (middle.Middle.given_back).
+"""
+
+import os
+import ssl
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+pytest.importorskip("gi")
+
+import forge  # noqa: E402
+from forge import Authority, alert, uri  # noqa: E402
+from lab import build as builds  # noqa: E402
+from lab import mutant, paths  # noqa: E402
+from lab.attack import RELAY, attack  # noqa: E402
+from lab.host import PrivateBus  # noqa: E402
+from lab.mutant import Edit  # noqa: E402
+from lab.relay import RelayError, body, change, drop, exchanged, flight, twice  # noqa: E402
+from middle import (CAMERA, DASHBOARD, HANDSHAKE_TIMEOUT, LISTENER, RECORDER, SENSOR, Async, Middle,  # noqa: E402
+                    Refused, wait_for)
+
+VERIFY, HANDSHAKE, RELAYING = "src/common/handshake-verify.c", "src/common/handshake.c", "src/sivshm-cad/session-relay.c"
+
+# broken builds
+OWN_UNCHECKED = Edit("src/sivshmd/keypair.c", "		r = keypair_check(&k, spiffe_id, trust, now, error);",
+                     "		keypair_check(&k, spiffe_id, trust, now, &(struct failure){});")
+ANY_NAME = Edit(VERIFY, "		wrong = check_name(certificate, spiffe_id);", "		check_name(certificate, spiffe_id);")
+ANY_CHAIN = Edit(HANDSHAKE, "	if (!ok || X509_STORE_CTX_get_error_depth(store) > 0)\n		return ok;",
+                 "	X509_STORE_CTX_set_error(store, ok ? X509_V_OK : X509_V_OK);\n"
+                 "	if (X509_STORE_CTX_get_error_depth(store) > 0)\n		return 1;")
+ANY_LEAF = Edit(HANDSHAKE, "	h->wrong = leaf_certificate_check(X509_STORE_CTX_get_current_cert(store), h->peer_id);",
+                "	h->wrong = NULL;")
+TLS_1_2 = Edit(HANDSHAKE, "SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION)",
+               "SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION)")
+MORE_GROUPS = Edit(HANDSHAKE, "	    SSL_CTX_set1_groups_list(context, \"X25519\") != 1 ||",
+                   "	    SSL_CTX_set1_groups_list(context, \"X25519:P-256\") != 1 ||")
+ANY_GRANT = Edit("src/sivshmd/opener.c", "o->session, SESSION_ID_SIZE) == 0 ? 0 : -EKEYREJECTED",
+                 "o->session, SESSION_ID_SIZE) == 0 ? 0 : 0")
+ANY_TIME = Edit("src/sivshmd/accept.c", "	if (s->state != SESSION_FINISHED) {", "	if (s->state == SESSION_GRANTED) {")
+ANY_EXPORTER = Edit(RELAYING, "	else if (CRYPTO_memcmp(finished.exporter, s->exporter, sizeof(s->exporter)) != 0)",
+                    "	else if (CRYPTO_memcmp(finished.exporter, s->exporter, 0) != 0)")
+ANY_IDENTITY = Edit(RELAYING, "	return strcmp(expected, id) == 0;", "	return strcmp(expected, id) == 0 || id[0];")
+ANY_VM = [Edit("src/sivshm-cad/session.c", "(s->from_vm == vm || s->to_vm == vm))", "(vm || s->from_vm == vm))"),
+          Edit(RELAYING, "	if (!s || s->from_vm != vm || s->state", "	if (!s || s->state")]
+
+BROKEN_SIVSHMD = {
+    "own certificate unchecked": [OWN_UNCHECKED],
+    "any name": [OWN_UNCHECKED, ANY_NAME],
+    "any chain": [OWN_UNCHECKED, ANY_CHAIN],
+    "any certificate": [OWN_UNCHECKED, ANY_CHAIN, ANY_LEAF],
+    "TLS 1.2": [TLS_1_2, MORE_GROUPS],
+    "P-256 too": [MORE_GROUPS],
+    "any grant": [ANY_GRANT],
+    "any time": [ANY_TIME],
+}
+BROKEN_CAD = {"any exporter": [ANY_EXPORTER], "any identity": [ANY_IDENTITY], "any VM": ANY_VM}
+OWN_UNCHECKED_BUILD = "own certificate unchecked"
+
+
+@pytest.fixture(scope="module")
+def binary():
+    """binary("sivshmd"): the build with sanitisers; binary("sivshmd", "any name"): a broken one."""
+    built = {}
+    honest = os.environ.get("SIVSHM_BUILD") or builds.compile("clang-asan")
+    broken = {"sivshmd": BROKEN_SIVSHMD, "sivshm-cad": BROKEN_CAD}
+
+    def get(name, kind=None):
+        if (name, kind) not in built:
+            built[name, kind] = (mutant.daemon(name, *broken[name][kind]) if kind
+                                 else f"{honest}/src/{name}/{name}")
+        return str(built[name, kind])
+    return get
+
+
+@pytest.fixture(scope="module")
+def worlds(binary):
+    """worlds(): everything honest; worlds(cad="any exporter"): with that broken sivshm-cad. Started once."""
+    started = {}
+    with PrivateBus() as bus, tempfile.TemporaryDirectory(prefix="sivshm-middle.", dir="/dev/shm") as folder:
+        os.chmod(folder, 0o755)
+        preload = f"{folder}/fake_device.so"
+        subprocess.run(["cc", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", preload,
+                        paths.ROOT / "tests/integration/fake_device.c", "-ldl"], check=True)
+
+        def get(cad=None, a=None, b=None):
+            binaries = {"a": binary("sivshmd", a), "b": binary("sivshmd", b)}
+            if cad not in started:
+                where = f"{folder}/{len(started)}"
+                os.mkdir(where)
+                os.chmod(where, 0o755)
+                started[cad] = Middle(where, bus.address, binary("sivshm-cad", cad), binaries, preload,
+                                      builds.SANITIZER_ENV)
+            started[cad].use(binaries)
+            return started[cad]
+        yield get
+        codes = {cad: world.close() for cad, world in started.items()}
+    assert all(set(c) == {0} for c in codes.values()), codes
+
+
+@pytest.fixture
+def middle(worlds, request):
+    """middle(a=..., b=..., cad=...): the world for an attempt; after the test everything is given back in each."""
+    used = []
+
+    def get(**broken):
+        world = worlds(**broken)
+        if world not in used:
+            used.append(world)
+        world.begin()
+        return world
+    yield get
+    for world in used:
+        try:
+            world.given_back()
+        except BaseException:
+            print(world.logs()[-8000:])
+            raise
+
+
+def authority(world):
+    return Authority.of(world.cad.state / "ca.crt", world.cad.state / "ca.key")
+
+
+def refused(outcome, name, text, at_b=None):
+    """No channel; the caller's error, and what the listening guest named."""
+    assert outcome.at_a is not None, "there is a channel"
+    assert outcome.at_a.name == name and text in outcome.at_a.text, outcome.at_a
+    if at_b:
+        assert outcome.at_b and outcome.at_b[0] == at_b[0] and at_b[1] in outcome.at_b[1], outcome.at_b
+
+
+GAVE_UP = ("Closed", "VM a gave the handshake up")
+
+
+def through(outcome):
+    return outcome.at_a is None
+
+
+# flights
+
+FLIGHT_MAX = 24576
+CLIENT_HELLO, SERVER_HELLO, FINISHED = "b:Incoming", "a:Connect=", "b:Finish"
+
+
+def flipped(at):
+    return lambda f: f[:at] + bytes([f[at] ^ 1]) + f[at + 1:] if at >= 0 else f[:at] + bytes([f[at] ^ 1])
+
+
+FLIGHTS = {
+    "empty": b"",
+    "one-byte": lambda f: f[:1],
+    "half": lambda f: f[:len(f) // 2],
+    "but-the-last-byte": lambda f: f[:-1],
+    "and-a-byte": lambda f: f + b"\0",
+    "bit-flipped-at-the-front": flipped(8),
+    "bit-flipped-in-the-middle": lambda f: flipped(len(f) // 2)(f),
+    "bit-flipped-at-the-end": lambda f: flipped(len(f) - 1)(f),
+    "twice-in-a-row": lambda f: f + f,
+    "zeros-of-maximal-size": bytes(FLIGHT_MAX),
+    "filled-up-to-maximal-size": lambda f: f.ljust(FLIGHT_MAX, b"\0"),
+    "longer-than-maximal": bytes(FLIGHT_MAX + 1),
+    "fatal-alert": alert(40),
+    "close-notify": alert(0, False),
+    "after-a-close-notify": lambda f: alert(0, False) + f,
+    "before-a-fatal-alert": lambda f: f + alert(40),
+    "application-data": forge.record(forge.RECORD_DATA, bytes(64)),
+    "before-application-data": lambda f: f + forge.record(forge.RECORD_DATA, bytes(64)),
+    "http": b"GET / HTTP/1.1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", FLIGHTS)
+@pytest.mark.parametrize("which", [CLIENT_HELLO, SERVER_HELLO, FINISHED])
+@attack(RELAY, "changes a flight: cuts, lengthens, flips bits, empties, fills it up to the maximum, puts an alert or data there",
+        stops="TLS 1.3 hashes the whole handshake; the shape of flights, `src/common/handshake.c`",
+        control="the flight unchanged through the same relay gives a channel")
+def test_changed_flight(middle, control, which, what):
+    m = middle()
+    control.seen(m.connects())
+    m.relay.on(which, flight(FLIGHTS[what]), 1)
+    # what does not even decode as Incoming begins nothing at the listening guest
+    took_part = which != CLIENT_HELLO or what not in ("empty", "longer-than-maximal")
+    outcome = m.attempt(b_hears=took_part)
+    refused(outcome, "HandshakeFailed", "")
+    same = (outcome.at_a.name, outcome.at_a.text)
+    if not took_part:
+        assert outcome.at_b is None
+    elif which == SERVER_HELLO and what in ("empty", "longer-than-maximal"):
+        # nor does it name a session there that could be cancelled: the host's own time is up
+        assert outcome.at_b == ("TimedOut", "the handshake was not finished in time"), outcome
+    else:
+        assert outcome.at_b in (same, ("Closed", "VM a gave the handshake up")), outcome
+    assert outcome.host, outcome
+
+
+TLS = {
+    "hello-of-1.2": (CLIENT_HELLO, lambda ca, f: forge.client_hello(version=ssl.TLSVersion.TLSv1_2),
+                     "unsupported protocol", {"b": "TLS 1.2"}, "no share of the group"),
+    "server-of-1.2": (SERVER_HELLO, lambda ca, f: forge.Server(ca, DASHBOARD).answer(f),
+                      "unsupported protocol", {"a": "TLS 1.2"}, "does not end with Finished"),
+    "hello-for-another-group": (CLIENT_HELLO, lambda ca, f: forge.client_hello(curve="prime256v1"),
+                                "no suitable key share", {"b": "P-256 too"}, "invalid session id"),
+    "hello-that-wants-a-retry": (CLIENT_HELLO, lambda ca, f: forge.hello_without_share(),
+                                 "no share of the group X25519", {"b": "P-256 too"}, "invalid session id"),
+}
+
+
+def offer_other_tls(m, which, make):
+    ca, hellos = authority(m), []
+    m.relay.on("a:Connect", lambda message: hellos.append(body(message)["flight"]) or message)
+    m.relay.on(which, flight(lambda f: make(ca, forge.decoded(hellos[-1]))), 1)
+    return m.attempt()
+
+
+@pytest.mark.parametrize("what", TLS)
+@attack(RELAY, "offers TLS 1.2 as client or as server, or another group",
+        stops="TLS 1.3 and X25519 alone, no retry, `src/common/handshake.c`",
+        control="a build that takes them goes on to a later step of the handshake")
+def test_other_tls(middle, control, what):
+    which, make, text, broken, further = TLS[what]
+    control.seen(further in offer_other_tls(middle(**broken), which, make).at_a.text)
+    refused(offer_other_tls(middle(), which, make), "HandshakeFailed", text,
+            at_b=("HandshakeFailed", text) if which == CLIENT_HELLO else GAVE_UP)
+
+
+# certificates
+
+CERTIFICATES = {
+    forge.other_service: ("is another service's", "any name"),
+    forge.other_vm: ("is another service's", "any name"),
+    forge.same_service_of_other_vm: ("is another service's", "any name"),
+    forge.other_domain: ("is another service's", "any name"),
+    forge.longer_name: ("is another service's", "any name"),
+    forge.name_and_nul: ("is another service's", "any name"),
+    forge.two_names: ("without exactly one subject alternative name", "any name"),
+    forge.name_as_dns: ("is no URI", "any name"),
+    forge.expired: ("certificate has expired", "any chain"),
+    forge.not_yet_valid: ("certificate is not yet valid", "any chain"),
+    forge.other_ca: ("certificate", "any chain"),
+    forge.other_ca_and_its_root: ("certificate", "any chain"),
+    forge.by_a_service: ("certificate", "any chain"),
+    forge.of_a_ca: ("certificate of a CA", "any certificate"),
+    forge.for_one_side: ("certificate", "any certificate"),
+}
+by_kind = pytest.mark.parametrize("kind", CERTIFICATES, ids=lambda kind: kind.__name__.replace("_", "-"))
+SIDES = {"a": ("sensor", SENSOR, CAMERA, DASHBOARD), "b": ("dashboard", DASHBOARD, RECORDER, SENSOR)}
+
+
+def swap_certificate(m, side, kind):
+    """What VM `side` gets for the service of the test is of another kind."""
+    service, name, other, peer = SIDES[side]
+    ca, keys = authority(m), {}
+
+    def asked(message):
+        if body(message)["service"] == service:
+            keys[message["id"]] = forge.key_of(body(message)["csr"])
+        return message
+
+    def answered(message):
+        if message["id"] in keys:
+            message["result"]["certificate"] = kind(ca, keys[message["id"]], name, other, peer)
+        return message
+    m.relay.on(f"{side}:IssueCertificate", asked)
+    m.relay.on(f"{side}:IssueCertificate=", answered)
+
+
+@pytest.fixture(scope="module")
+def lets_through(worlds):
+    """lets_through(check): the (side, kind)s of certificates that come to a channel when that check is skipped."""
+    found = {}
+
+    def get(check):
+        if check not in found:
+            m, found[check] = worlds(a=check, b=check), set()
+            for kind in [kind for kind, (_, needs) in CERTIFICATES.items() if needs == check]:
+                for side in SIDES:
+                    m.begin()
+                    swap_certificate(m, side, kind)
+                    if through(m.attempt()):
+                        found[check].add((side, kind))
+                    m.empty()
+            m.given_back()
+        return found[check]
+    return get
+
+
+@by_kind
+@pytest.mark.parametrize("side", SIDES)
+@attack(RELAY, "offers a wrong certificate to a guest whose daemon takes any: of another service, VM, domain or CA, expired, "
+               "not yet valid, signed by a service, of a CA, for one side only",
+        stops="the peer's daemon: chain, time and exact SPIFFE id, `src/common/handshake.c`, `handshake-verify.c`",
+        control="a peer's daemon without that one check: a channel")
+def test_wrong_certificate(middle, lets_through, control, side, kind):
+    text, check = CERTIFICATES[kind]
+    control.seen((side, kind) in lets_through(check))
+    m = middle(a=OWN_UNCHECKED_BUILD, b=OWN_UNCHECKED_BUILD)
+    swap_certificate(m, side, kind)
+    refused(m.attempt(), "HandshakeFailed", text, at_b=("HandshakeFailed", text) if side == "a" else GAVE_UP)
+
+
+OWN = {kind: "is not for spiffe://" for kind, (_, check) in CERTIFICATES.items() if check == "any name"}
+OWN |= {forge.expired: "has expired", forge.not_yet_valid: "is not yet valid", forge.other_ca: "local issuer",
+        forge.other_ca_and_its_root: "local issuer", forge.by_a_service: "self-signed",
+        forge.for_other_key: "for another key"}
+
+
+@pytest.mark.parametrize("kind", OWN, ids=lambda kind: kind.__name__.replace("_", "-"))
+@pytest.mark.parametrize("side", SIDES)
+@attack(RELAY, "offers a wrong certificate to a guest whose daemon is sound",
+        stops="a daemon verifies its own certificate before it uses it, `src/sivshmd/keypair.c`",
+        control="a daemon that does not comes to a later step")
+def test_wrong_own_certificate(middle, control, side, kind):
+    m = middle(**{side: OWN_UNCHECKED_BUILD})
+    swap_certificate(m, side, kind)
+    control.seen("from the host" not in m.attempt().at_a.text)
+    m = middle()
+    swap_certificate(m, side, kind)
+    text = OWN[kind]
+    refused(m.attempt(), "HandshakeFailed", text, at_b=("HandshakeFailed", text) if side == "b" else GAVE_UP)
