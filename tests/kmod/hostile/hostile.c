@@ -76,7 +76,7 @@ static u64 odd_index(u64 now)
 
 static void store_index(u8 *page)
 {
-	static const unsigned int offsets[] = { 128, 128, 128, 256, 256, 384, 392 };
+	static const unsigned int offsets[] = {128, 128, 128, 256, 256, 384, 392};
 	u64 *word = (u64 *)(page + offsets[below(ARRAY_SIZE(offsets))]);
 
 	WRITE_ONCE(*word, odd_index(READ_ONCE(*word)));
@@ -127,6 +127,15 @@ static void store_once(unsigned int kinds, u32 span)
 		WRITE_ONCE(*(u64 *)(section + 8 * below(section_size / 8)), next_random());
 }
 
+/* Each burst begins with windows that look alive, or nobody would read any further. */
+static void revive(u32 span)
+{
+	for (u32 offset = PAGE; offset <= span; offset += PAGE) {
+		WRITE_ONCE(*(u32 *)(section + offset), 0x31525653);
+		WRITE_ONCE(*(u32 *)(section + offset + 4), 0);
+	}
+}
+
 static int scribble_set(const char *value, const struct kernel_param *param)
 {
 	unsigned int count, kinds, span;
@@ -138,6 +147,7 @@ static int scribble_set(const char *value, const struct kernel_param *param)
 		return -ERANGE;
 	mutex_lock(&lock);
 	state = seed * 0x9e3779b97f4a7c15ULL | 1;
+	revive(span);
 	for (unsigned int i = 0; i < count; i++) {
 		store_once(kinds, span);
 		if (i % 4096 == 0)
@@ -147,7 +157,7 @@ static int scribble_set(const char *value, const struct kernel_param *param)
 	return 0;
 }
 
-static const struct kernel_param_ops scribble_ops = { .set = scribble_set };
+static const struct kernel_param_ops scribble_ops = {.set = scribble_set};
 module_param_cb(scribble, &scribble_ops, NULL, 0200);
 
 static int thread_run(void *unused)
@@ -191,7 +201,7 @@ static int thread_set(const char *value, const struct kernel_param *param)
 	return r;
 }
 
-static const struct kernel_param_ops thread_ops = { .set = thread_set };
+static const struct kernel_param_ops thread_ops = {.set = thread_set};
 module_param_cb(thread, &thread_ops, NULL, 0200);
 
 static int __init hostile_init(void)
