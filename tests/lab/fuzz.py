@@ -207,15 +207,15 @@ def compile(flavour="asan", names=None):
     ninja = Ninja(flavour, BUILD / flavour)
     for name in TARGETS:
         ninja.target(name)
+    add_fail_nth(ninja)
     if flavour == "cov":
         add_unit_tests(ninja)
     ninja.make(*(names or []))
     return ninja.where
 
 
-def compile_broken(name, edit):
-    """The target with a planted defect. Returns its path."""
-    where = BUILD / "broken" / name
+def plant(where, edit):
+    """A copy of the edited file below @where; only when it is another one, for ninja's sake."""
     path = where / edit.file
     text = (paths.ROOT / edit.file).read_text()
     if text.count(edit.old) != 1:
@@ -224,11 +224,47 @@ def compile_broken(name, edit):
     broken = text.replace(edit.old, edit.new)
     if not path.exists() or path.read_text() != broken:
         path.write_text(broken)
+
+
+def compile_broken(name, edit):
+    """The target with a planted defect. Returns its path."""
+    where = BUILD / "broken" / name
+    plant(where, edit)
     compile("asan", [name])
     ninja = Ninja("asan", where, [edit])
     ninja.target(name)
     ninja.make(name)
     return where / name
+
+
+# The pure core with each allocation, read and call of OpenSSL failing in turn: fail_nth.c.
+WRAPPED = """malloc calloc realloc reallocarray strdup strndup free asprintf read SSL_CTX_new SSL_CTX_set_ciphersuites
+    SSL_new BIO_new BIO_write BIO_read SSL_use_certificate SSL_use_PrivateKey SSL_ctrl SSL_do_handshake
+    PEM_write_bio_X509 SSL_export_keying_material""".split()
+FAIL_NTH_DEFECT = Edit("src/common/conf-lines.c", "	if (!seen->items[seen->n].name)\n		return -ENOMEM;\n", "")
+
+
+def add_fail_nth(ninja):
+    sources = ["tests/fuzz/fail_nth.c", *COMMON, *CAD_CORE, *FILES, "tests/unit/common/pki.c"]
+    libs = ["-ljansson", "-lssl", "-lcrypto", *(f"-Wl,--wrap={name}" for name in WRAPPED)]
+    return ninja.program("test_fail_nth", sources, libs, ["src/sivshm-cad"], fuzz=False)
+
+
+def run_fail_nth(edit=None):
+    """Returns (exit code, output)."""
+    if edit:
+        where = BUILD / "broken/fail_nth"
+        plant(where, edit)
+    else:
+        where = BUILD / "asan"
+    compile("asan", ["test_fail_nth"])
+    if edit:
+        ninja = Ninja("asan", where, [edit])
+        add_fail_nth(ninja)
+        ninja.make("test_fail_nth")
+    done = subprocess.run([where / "test_fail_nth", HERE / "corpus"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, env=environment(), timeout=600)
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 # running
@@ -359,7 +395,7 @@ def collect(names, with_unit_tests):
         profile_run(where / name, [*TARGETS[name].options, "-runs=0", "-rss_limit_mb=0", *folders], raw)
         programs.append(where / name)
     for program in sorted(where.glob("test_*")) if with_unit_tests else []:
-        profile_run(program, [], raw)
+        profile_run(program, [HERE / "corpus"] if program.name == "test_fail_nth" else [], raw)
         programs.append(program)
     merged = raw / "merged.profdata"
     subprocess.run(["llvm-profdata", "merge", "-sparse", "-o", merged, *raw.glob("*.profraw")], check=True)
