@@ -158,6 +158,10 @@ def decoded(text):
     return base64.b64decode(text)
 
 
+def encoded(data):
+    return base64.b64encode(data).decode()
+
+
 def record(kind, data):
     return bytes([kind, 3, 3]) + len(data).to_bytes(2, "big") + data
 

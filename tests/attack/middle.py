@@ -233,6 +233,11 @@ class Middle:
         """(name, text) for each that the guest's daemon logged of the other's services."""
         return re.findall(r"^\w+ and [\w/]+: (\w+): (.*)$", self.guests[vm].log()[marks[vm]:], re.M)
 
+    def ends_at(self, vm, marks):
+        """The same, and of channels that it had opened already: ("Channel", reason)."""
+        ended = re.findall(r"^(Channel) \w+ with [\w/]+: (?!open)(.*)$", self.guests[vm].log()[marks[vm]:], re.M)
+        return self.refusals_at(vm, marks) + ended
+
     def refusals_at_host(self, marks):
         return re.findall(r"[\w/]+ to [\w/]+ refused: (\w+): (.*)$", self.cad.log()[marks["host"]:], re.M)
 
@@ -240,6 +245,12 @@ class Middle:
 
     def counts(self):
         return {"cad": len(os.listdir(f"/proc/{self.cad.pid}/fd")), "a": self.a.fds(), "b": self.b.fds()}
+
+    def open_channels(self):
+        """Channels that a holder could use, by VM."""
+        counts = {vm: sum(c.state == C_OPEN for c in list(guest.kernel.channels.values()))
+                  for vm, guest in self.guests.items()}
+        return {vm: n for vm, n in counts.items() if n}
 
     def drop_fds(self):
         for fd in self.fds:

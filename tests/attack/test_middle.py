@@ -22,11 +22,12 @@ from lab import mutant, paths  # noqa: E402
 from lab.attack import RELAY, attack  # noqa: E402
 from lab.host import PrivateBus  # noqa: E402
 from lab.mutant import Edit  # noqa: E402
-from lab.relay import RelayError, body, change, drop, exchanged, flight, twice  # noqa: E402
-from middle import (CAMERA, DASHBOARD, HANDSHAKE_TIMEOUT, LISTENER, RECORDER, SENSOR, Async, Middle,  # noqa: E402
+from lab.relay import RelayError, body, change, drop, exchanged, flight, reordered, twice  # noqa: E402
+from middle import (CAMERA, DASHBOARD, HANDSHAKE_TIMEOUT, RECORDER, SENSOR, Async, Middle,  # noqa: E402
                     Refused, wait_for)
 
-VERIFY, HANDSHAKE, RELAYING = "src/common/handshake-verify.c", "src/common/handshake.c", "src/sivshm-cad/session-relay.c"
+VERIFY, HANDSHAKE = "src/common/handshake-verify.c", "src/common/handshake.c"
+RELAYING = "src/sivshm-cad/session-relay.c"
 
 # broken builds
 OWN_UNCHECKED = Edit("src/sivshmd/keypair.c", "		r = keypair_check(&k, spiffe_id, trust, now, error);",
@@ -60,7 +61,7 @@ BROKEN_SIVSHMD = {
     "any grant": [ANY_GRANT],
     "any time": [ANY_TIME],
 }
-BROKEN_CAD = {"any exporter": [ANY_EXPORTER], "any identity": [ANY_IDENTITY], "any VM": ANY_VM}
+BROKEN_CAD = {"any exporter": [ANY_EXPORTER], "any end": [ANY_EXPORTER, ANY_IDENTITY], "any VM": ANY_VM}
 OWN_UNCHECKED_BUILD = "own certificate unchecked"
 
 
@@ -178,7 +179,8 @@ FLIGHTS = {
 
 @pytest.mark.parametrize("what", FLIGHTS)
 @pytest.mark.parametrize("which", [CLIENT_HELLO, SERVER_HELLO, FINISHED])
-@attack(RELAY, "changes a flight: cuts, lengthens, flips bits, empties, fills it up to the maximum, puts an alert or data there",
+@attack(RELAY, "changes a flight: cuts, lengthens, flips bits, empties, fills it up to the maximum, puts an alert or "
+               "data there",
         stops="TLS 1.3 hashes the whole handshake; the shape of flights, `src/common/handshake.c`",
         control="the flight unchanged through the same relay gives a channel")
 def test_changed_flight(middle, control, which, what):
@@ -293,8 +295,8 @@ def lets_through(worlds):
 
 @by_kind
 @pytest.mark.parametrize("side", SIDES)
-@attack(RELAY, "offers a wrong certificate to a guest whose daemon takes any: of another service, VM, domain or CA, expired, "
-               "not yet valid, signed by a service, of a CA, for one side only",
+@attack(RELAY, "offers a wrong certificate to a guest whose daemon takes any: of another service, VM, domain or CA, "
+               "expired, not yet valid, signed by a service, of a CA, for one side only",
         stops="the peer's daemon: chain, time and exact SPIFFE id, `src/common/handshake.c`, `handshake-verify.c`",
         control="a peer's daemon without that one check: a channel")
 def test_wrong_certificate(middle, lets_through, control, side, kind):
@@ -324,3 +326,239 @@ def test_wrong_own_certificate(middle, control, side, kind):
     swap_certificate(m, side, kind)
     text = OWN[kind]
     refused(m.attempt(), "HandshakeFailed", text, at_b=("HandshakeFailed", text) if side == "b" else GAVE_UP)
+
+
+# what does not come, comes twice, again, or elsewhere
+
+OWN_TIMEOUT = 1.5 * HANDSHAKE_TIMEOUT
+NOT_FINISHED, NOT_OPENED = "the handshake was not finished in time", "the channel was not opened in time"
+DROPPED = {  # what the caller and the listening guest say; None: a channel, which is taken back
+    "a:Connect": ("no channel within the timeout", None),
+    "b:Incoming": ("in time", None),
+    "b:Incoming=": ("in time", "in time"),
+    "a:Connect=": ("no channel within the timeout", NOT_FINISHED),
+    "a:Confirm": (NOT_FINISHED, NOT_FINISHED),
+    "b:Finish": (NOT_FINISHED, NOT_FINISHED),
+    "b:Finish=": (NOT_FINISHED, NOT_FINISHED),
+    "a:Confirm=": (NOT_OPENED, None),
+    "b:Granted": (None, NOT_OPENED),
+    "a:Opened": (None, None),
+    "b:Opened": (None, None),
+}
+
+
+@pytest.mark.parametrize("key", DROPPED)
+@attack(RELAY, "drops a message of the handshake",
+        stops="every wait ends: `HandshakeTimeout=` at the host, `src/sivshm-cad/session.c`; `TimeoutUSec` of the caller, "
+              "`src/sivshmd/connect.c`",
+        control="with nothing dropped the same relay gives a channel")
+def test_dropped(middle, control, figures, key):
+    m = middle()
+    control.seen(m.connects())
+    m.relay.on(key, drop, 1)
+    at_a, at_b = DROPPED[key]
+    began = time.monotonic()
+    with m.listening():
+        outcome, marks = m.try_connect(timeout=OWN_TIMEOUT)
+        if at_a:
+            refused(outcome, "TimedOut", at_a)
+        else:
+            assert through(outcome)
+        if at_b:
+            wait_for(lambda: any(n == "TimedOut" and at_b in t for n, t in m.refusals_at("b", marks)), what="b's error")
+        wait_for(lambda: not m.open_channels(), what="no channel is left open")
+        figures["seconds"] = round(time.monotonic() - began, 2)
+    assert figures["seconds"] < HANDSHAKE_TIMEOUT + OWN_TIMEOUT + 3
+
+
+@pytest.mark.parametrize("key", DROPPED)
+@attack(RELAY, "delivers a message of the handshake twice",
+        stops="a step is taken once, `src/sivshm-cad/session-relay.c`, `src/sivshmd/accept.c`; a slot is opened once",
+        control="what is asked twice by the service itself gives two channels")
+def test_doubled(middle, control, key):
+    m = middle()
+    with m.listening():
+        m.connect()
+        m.connect()
+        control.seen(wait_for(lambda: m.open_channels() == {"a": 2, "b": 2}, what="two channels"))
+    m.empty()
+    m.begin()
+    m.relay.on(key, twice, 1)
+    with m.listening():
+        outcome, marks = m.try_connect(timeout=OWN_TIMEOUT)
+        m.relay.await_message(key)
+        wait_for(lambda: m.open_channels() in ({}, {"a": 1, "b": 1}), what="one channel, or none")
+        if not m.open_channels():
+            assert outcome.at_a or m.refusals_at("b", marks), "nobody names an error"
+
+
+# two sessions at once
+
+SAME = [("sensor", DASHBOARD), ("sensor", DASHBOARD)]
+OTHER = [("sensor", DASHBOARD), ("camera", RECORDER)]
+FLIGHT, SLOT = ["flight"], ["slot", "generation"]
+SWAPPED = {  # sessions, what is exchanged between them, what refuses it; the build that does not
+    "client-hellos": (SAME, {CLIENT_HELLO: FLIGHT}, "", None),
+    "server-flights": (SAME, {SERVER_HELLO: FLIGHT}, "", None),
+    "client-flights": (SAME, {FINISHED: FLIGHT}, "", None),
+    "all-flights": (SAME, dict.fromkeys([CLIENT_HELLO, SERVER_HELLO, FINISHED], FLIGHT), "not in the same handshake",
+                    {"cad": "any exporter"}),
+    "all-flights-of-other-services": (OTHER, dict.fromkeys([CLIENT_HELLO, SERVER_HELLO, FINISHED], FLIGHT),
+                                      "is another service's", {"cad": "any end", "a": "any name", "b": "any name"}),
+    "session-ids-at-the-caller": (SAME, {SERVER_HELLO: ["session"]}, "", None),
+    "session-ids-at-the-listener": (SAME, {CLIENT_HELLO: ["session"]}, "", None),
+    "session-ids-all-along": (SAME, {CLIENT_HELLO: ["session"], FINISHED: ["session"]}, "not in the same handshake",
+                              {"cad": "any exporter"}),
+    "slots-at-the-caller": (SAME, {"a:Confirm=": SLOT}, "another session's", {"a": "any grant"}),
+    "slots-at-the-listener": (SAME, {"b:Granted": SLOT}, "another session's", {"b": "any grant"}),
+    "slots-of-other-services": (OTHER, {"b:Granted": SLOT}, "another session's", {"b": "any grant"}),
+    "slots-of-other-services-at-the-caller": (OTHER, {"a:Confirm=": SLOT}, "another session's", {"a": "any grant"}),
+}
+
+
+def two_at_once(m, pairs, rules, expected):
+    """Two Connects, until so many channels are open as expected; what the callers got, and what b named."""
+    for key, rule in rules.items():
+        m.relay.on(key, rule)
+    marks = m.marks()
+    with m.listening(), m.listening("recorder"):
+        calls = [Async(m.connect, *pair) for pair in pairs]
+        for call in calls:
+            call.thread.join(20)
+            assert call.done()
+        wait_for(lambda: m.open_channels() == expected, what=f"channels as expected: {m.open_channels()}")
+        if not expected:
+            wait_for(lambda: m.ends_at("b", marks), what="b's error")
+        return [call.error for call in calls], m.ends_at("b", marks)
+
+
+@pytest.mark.parametrize("what", SWAPPED)
+@attack(RELAY, "exchanges flights, session ids or slots between two handshakes at the same time",
+        stops="TLS; exporter values bound to session and names, `src/sivshm-cad/session-relay.c`; the grant names its "
+              "session, `src/sivshmd/opener.c`",
+        control="a build without the comparison: two channels; or both only held and delivered in the other order: two")
+def test_swapped(middle, control, what):
+    pairs, keys, text, broken = SWAPPED[what]
+    m = middle(**(broken or {}))
+    rules = {key: exchanged(*members) if broken else reordered() for key, members in keys.items()}
+    errors, _ = two_at_once(m, pairs, rules, {"a": 2, "b": 2})
+    control.seen(errors == [None, None])
+    m.empty()
+    m = middle()
+    errors, at_b = two_at_once(m, pairs, {key: exchanged(*members) for key, members in keys.items()}, {})
+    # of a grant that the listening side refused the caller may have had the channel, until it was taken back
+    assert None not in errors or "b:Granted" in keys, errors
+    assert {e.name for e in errors if e} <= {"HandshakeFailed", "Closed", "TimedOut", "Revoked"}, errors
+    assert any(text in t for t in [*(e.text for e in errors if e), *(t for _, t in at_b)]), (errors, at_b)
+
+
+# what is said beside the flights
+
+def other_bits(text):
+    return forge.encoded(bytes(b ^ 1 for b in forge.decoded(text)))
+
+
+CONNECT = ("sensor", DASHBOARD)
+ALTERED = {  # who connects; what is changed; what refuses it; the build that does not
+    "caller-in-Connect": (CONNECT, "a:Connect", {"from": "camera"}, "is another service's",
+                          {"cad": "any end", "a": "any name", "b": "any name"}),
+    "listener-in-Connect": (("camera", DASHBOARD), "a:Connect", {"to": RECORDER}, "is another service's",
+                            {"cad": "any end", "a": "any name", "b": "any name"}),
+    "ring-in-Connect": (CONNECT, "a:Connect", {"ringSize": 8192}, "not in the same handshake", {"cad": "any exporter"}),
+    "caller-in-Incoming": (CONNECT, "b:Incoming", {"from": CAMERA}, "is another service's",
+                           {"cad": "any end", "a": "any name", "b": "any name"}),
+    "listener-in-Incoming": (CONNECT, "b:Incoming", {"to": "recorder"}, "is another service's",
+                             {"cad": "any end", "a": "any name", "b": "any name"}),
+    "ring-in-Incoming": (CONNECT, "b:Incoming", {"ringSize": 8192}, "not in the same handshake",
+                         {"cad": "any exporter"}),
+    "identity-in-Confirm": (CONNECT, "a:Confirm", {"peer": uri(RECORDER)}, "connecting side verified another identity",
+                            {"cad": "any end"}),
+    "exporter-in-Confirm": (CONNECT, "a:Confirm", {"exporter": other_bits}, "not in the same handshake",
+                            {"cad": "any exporter"}),
+    "identity-in-answer-to-Finish": (CONNECT, "b:Finish=", {"peer": uri(CAMERA)},
+                                     "listening side verified another identity", {"cad": "any end"}),
+    "exporter-in-answer-to-Finish": (CONNECT, "b:Finish=", {"exporter": other_bits}, "not in the same handshake",
+                                     {"cad": "any exporter"}),
+    "generation-in-answer-to-Confirm": (CONNECT, "a:Confirm=", {"generation": lambda g: g + 1}, "took the grant back",
+                                        None),
+}
+
+
+def alter(m, what):
+    who, key, members, _, _ = ALTERED[what]
+    m.relay.on(key, change(**members))
+    with m.listening(), m.listening("recorder"):
+        outcome, marks = m.try_connect(*who)
+        at_b = None if through(outcome) else wait_for(lambda: m.ends_at("b", marks), what="b's error")
+        wait_for(lambda: through(outcome) or not m.open_channels(), what="no channel is left open")
+    return outcome, at_b
+
+
+@pytest.mark.parametrize("what", ALTERED)
+@attack(RELAY, "changes names, ring size, identity, exporter or grant beside the flights",
+        stops="each end requires the exact id; the host compares ids and exporter values, "
+              "`src/sivshm-cad/session-relay.c`; the kernel compares the grant, `src/kmod/grant.c`",
+        control="builds without these comparisons, or the value unchanged: a channel")
+def test_altered(middle, control, what):
+    _, _, _, text, broken = ALTERED[what]
+    if broken:
+        m = middle(**broken)
+        control.seen(through(alter(m, what)[0]))
+        m.empty()
+    m = middle()
+    if not broken:
+        control.seen(m.connects())
+    outcome, at_b = alter(m, what)
+    assert outcome.at_a.name in ("HandshakeFailed", "Revoked") and text in outcome.at_a.text, outcome
+    # or what it had opened already was taken back
+    assert at_b[0][0] in ("HandshakeFailed", "Closed", "Revoked", "Channel"), at_b
+
+
+NOBODY = "00112233445566778899aabbccddeeff"
+STRAY = {  # a session id of nobody in it; what the caller and the listening guest name
+    "a:Confirm": ("NoSuchObject", "Closed"),
+    "b:Finish": ("PeerNotListening", "PeerNotListening"),
+    "b:Granted": (None, "TimedOut"),
+}
+
+
+@pytest.mark.parametrize("key", STRAY)
+@attack(RELAY, "puts the session id of nobody into a message",
+        stops="a session is found by its id and its VM, `src/sivshm-cad/session.c`, `src/sivshmd/accept.c`",
+        control="with its own id the same relay gives a channel")
+def test_session_of_nobody(middle, control, key):
+    m = middle()
+    control.seen(m.connects())
+    m.relay.on(key, change(session=NOBODY), 1)
+    at_a, at_b = STRAY[key]
+    with m.listening():
+        outcome, marks = m.try_connect()
+        assert (outcome.at_a and outcome.at_a.name) == at_a, outcome
+        wait_for(lambda: at_b in [name for name, _ in m.refusals_at("b", marks)], what="b's error")
+        wait_for(lambda: not m.open_channels(), what="no channel is left open")
+
+
+def confirm_from_b(m):
+    """The caller's Confirm does not go on; VM b, which only listens, says the same. What it is answered."""
+    m.relay.on("a:Confirm", drop, 1)
+    with m.listening():
+        call = Async(m.connect, timeout=OWN_TIMEOUT)
+        said = body(m.relay.await_message("a:Confirm"))
+        try:
+            answer = m.relay.ask("b", "Confirm", **said)
+        except RelayError as error:
+            answer = error
+        call.thread.join(10)
+        wait_for(lambda: not m.open_channels().get("a"), what="the caller has no channel")
+    assert isinstance(call.error, Refused)
+    return answer
+
+
+@attack(RELAY, "confirms a handshake from the VM that only listens",
+        stops="only the VM that asked may confirm, `src/sivshm-cad/session-relay.c`",
+        control="a build that asks for no VM grants a slot")
+def test_confirm_of_another_vm(middle, control):
+    m = middle(cad="any VM")
+    control.seen("slot" in confirm_from_b(m))
+    answer = confirm_from_b(middle())
+    assert isinstance(answer, RelayError) and answer.code == -32014, answer
