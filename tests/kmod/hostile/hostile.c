@@ -39,6 +39,7 @@ module_param(rung, ulong, 0444);
 static DEFINE_MUTEX(lock);
 static u8 *section;
 static u64 section_size;
+static u8 header[PAGE]; /* as it was, for whoever comes after this module */
 static u8 __iomem *registers;
 static struct task_struct *thread;
 static bool thread_rings;
@@ -214,12 +215,14 @@ static int __init hostile_init(void)
 	section_size = pci_resource_len(pdev, 2);
 	section = memremap(pci_resource_start(pdev, 2), section_size, MEMREMAP_WB);
 	registers = ioremap(pci_resource_start(pdev, 0), PAGE);
-	if (section && registers)
+	if (section && registers) {
+		memcpy(header, section, sizeof(header));
 		r = 0;
-	else if (section)
+	} else if (section) {
 		memunmap(section);
-	else if (registers)
+	} else if (registers) {
 		iounmap(registers);
+	}
 	pci_dev_put(pdev);
 	return r;
 }
@@ -229,6 +232,7 @@ static void __exit hostile_exit(void)
 {
 	if (thread)
 		kthread_stop(thread);
+	memcpy(section, header, sizeof(header));
 	iounmap(registers);
 	memunmap(section);
 }
