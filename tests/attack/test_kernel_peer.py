@@ -42,7 +42,8 @@ def attack_reader(world, figures, control, seconds):
     handshake_and_ping(world)
     broken = mutant.program("tests/progs/hostile-peer", NO_LENGTH)
     world.ivi.put_file("/run/hostile-peer", broken.read_bytes(), mode=0o755)
-    control.seen(duel(world, 8, "/run/hostile-peer")[0] == -signal.SIGSEGV)
+    # it takes as many states as a second has; on a busy machine a few seconds may not have them
+    control.seen(any(duel(world, 8, "/run/hostile-peer")[0] == -signal.SIGSEGV for _ in range(4)))
 
 
 rewrites = attack(KERNEL, "rewrites its section at full rate, header and grown windows included, while the peer's service reads",

@@ -231,6 +231,7 @@ static void write_all(const char *service, const char *peer, int scribble, uint6
 
 		if (sivshm_connect(service, peer, &options, &c) < 0) {
 			counts.refused++;
+			usleep(50000);
 			continue;
 		}
 		counts.channels++;
