@@ -562,3 +562,185 @@ def test_confirm_of_another_vm(middle, control):
     control.seen("slot" in confirm_from_b(m))
     answer = confirm_from_b(middle())
     assert isinstance(answer, RelayError) and answer.code == -32014, answer
+
+
+# what was said before, or never
+
+def live(m, vm, method):
+    """The relay says it in the daemon's place, and hands the answer on."""
+    def rule(message):
+        def say():
+            try:
+                answer = {"result": m.relay.ask(vm, method, **body(message))}
+            except RelayError as error:
+                answer = {"error": {"code": error.code, "message": error.text}}
+            m.relay.ports[vm].send({"id": message["id"], **answer}, "down")
+        Async(say)
+    m.relay.on(f"{vm}:{method}", rule)
+
+
+def recorded(m):
+    """What was said in an honest handshake, whose channel is gone: {key: body}."""
+    with m.listening():
+        m.connect()
+        m.relay.await_message("b:Granted")
+        m.relay.await_message("b:Opened")
+        said = {key: body(message) for key, message in m.relay.seen}
+    m.empty()
+    return said
+
+
+def error_of(function, *arguments, **kw):
+    with pytest.raises(RelayError) as caught:
+        function(*arguments, **kw)
+    return caught.value.code
+
+
+def replay_handshake(m, old):
+    began = m.relay.ask("a", "Connect", **old["a:Connect"])
+    code = error_of(m.relay.ask, "a", "Confirm", **{**old["a:Confirm"], "session": began["session"]})
+    return code == -32006
+
+
+def replay_to_listener(m, old):
+    m.relay.ask("b", "Incoming", "down", **old["b:Incoming"])
+    return error_of(m.relay.ask, "b", "Finish", "down", **old["b:Finish"]) == -32006
+
+
+def replay_confirm(m, old):
+    return error_of(m.relay.ask, "a", "Confirm", **old["a:Confirm"]) == -32014
+
+
+def replay_cancel(m, old):
+    m.connect()
+    return error_of(m.relay.ask, "a", "Cancel", session=old["a:Confirm"]["session"]) == -32014
+
+
+def replay_granted(m, old):
+    m.connect()
+    m.relay.tell("b", "Granted", **old["b:Granted"])
+    return error_of(m.relay.ask, "b", "Finish", "down", **old["b:Finish"]) == -32012  # what was told before is through
+
+
+def replay_released(m, old):
+    """Of the slot's former channel; the next one has the same slot."""
+    m.connect()
+    new = m.relay.messages("b:Opened")[-1]["params"]
+    assert new["slot"] == old["b:Opened"]["slot"] and new["generation"] > old["b:Opened"]["generation"]
+    return m.relay.ask("b", "Released", **{k: old["b:Opened"][k] for k in ("slot", "generation")}) == {}
+
+
+def replay_opened(m, old):
+    """For a channel whose listening side did not open it: it is taken back all the same."""
+    m.relay.on("b:Granted", drop, 1)
+    m.connect()
+    m.relay.tell("b", "Opened", "up", **old["b:Opened"])
+    wait_for(lambda: not m.open_channels(), what="the channel is taken back")
+    return True
+
+
+REPLAYED = [replay_handshake, replay_to_listener, replay_confirm, replay_cancel, replay_granted, replay_released,
+            replay_opened]
+
+
+@pytest.mark.parametrize("replay", REPLAYED, ids=lambda f: f.__name__.removeprefix("replay_"))
+@attack(RELAY, "says again what was said in an earlier handshake",
+        stops="fresh keys on both sides, `src/common/handshake.c`; sessions end, slots have generations, "
+              "`src/sivshm-cad/session.c`, `control-methods.c`",
+        control="what is said now, said by the relay in the daemon's place: a channel")
+def test_replay(middle, control, replay):
+    m = middle()
+    live(m, "a", "Connect")
+    live(m, "a", "Confirm")
+    control.seen(m.connects())
+    m.begin()
+    old = recorded(m)
+    m.begin()
+    has_new = replay in (replay_cancel, replay_granted, replay_released)
+    with m.listening():
+        assert replay(m, old)
+        wait_for(lambda: m.open_channels() == ({"a": 1, "b": 1} if has_new else {}), what="the new channel alone")
+
+
+def forge_early(m):
+    """Granted before Finish."""
+    def rule(message):
+        m.relay.tell("b", "Granted", session=body(message)["session"], slot=0, generation=1)
+        return message
+    m.relay.on("b:Finish", rule, 1)
+
+
+def forge_without_grant(m):
+    def rule(message):
+        m.relay.tell("b", "Granted", session=body(m.relay.messages("b:Finish")[-1])["session"], slot=3, generation=7)
+    m.relay.on("b:Finish=", rule, 1)
+
+
+def forge_generation(m):
+    m.relay.on("b:Granted", change(generation=lambda g: g + 1), 1)
+
+
+def forge_slot(m):
+    m.relay.on("b:Granted", change(slot=lambda s: s + 1), 1)
+
+
+def forge_to_caller(m):
+    def rule(message):
+        m.relay.tell("a", "Granted", session=body(m.relay.messages("a:Confirm")[-1])["session"], slot=0, generation=1)
+        return message
+    m.relay.on("a:Confirm=", rule, 1)
+
+
+TOOK_BACK = "the host took the grant back"
+FORGED = {  # the caller's error, None: a channel that is taken back; what the listening guest names
+    forge_early: ({"Closed", "PeerNotListening"}, "Granted out of order"),
+    forge_without_grant: ({"Closed"}, TOOK_BACK),
+    forge_generation: ({None, "Closed", "Revoked"}, TOOK_BACK),
+    forge_slot: ({None, "Closed", "Revoked"}, TOOK_BACK),
+    forge_to_caller: ({None, "Closed", "Revoked"}, ""),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED, ids=lambda f: f.__name__.removeprefix("forge_"))
+@attack(RELAY, "announces a grant that there is not: too early, without one, of another slot or generation, to the wrong end",
+        stops="the kernel takes grants from the host's table alone, `src/kmod/grant.c`; order, `src/sivshmd/accept.c`",
+        control="the true announcement through the same relay gives a channel")
+def test_forged_grant(middle, control, kind):
+    m = middle()
+    control.seen(m.connects())
+    kind(m)
+    with m.listening():
+        outcome, marks = m.try_connect()
+        at_a, text = FORGED[kind]
+        assert (outcome.at_a and outcome.at_a.name) in at_a, outcome
+        wait_for(lambda: any(text in t for _, t in m.ends_at("b", marks)), what="b's error")
+        wait_for(lambda: not m.open_channels(), what="no channel is left open")
+
+
+ERRORS = {-32001: "NotAuthorized", -32012: "Closed", -32602: "HandshakeFailed", -32700: "Failed", 7: "Failed",
+          -1: "Failed", 0: "TimedOut", 1 << 40: "TimedOut"}
+
+
+# of Connect the host does not learn that it failed, and gives up in its own time: few cases
+@pytest.mark.parametrize("key, code", [("a:Connect=", -32001), ("a:Connect=", -32602),
+                                       *(("a:Confirm=", c) for c in ERRORS), *(("b:Incoming=", c) for c in ERRORS)])
+@attack(RELAY, "answers with an error of its own, of every kind and none",
+        stops="one table of names, `src/common/errors.c`; an answer that is none is dropped, `src/common/rpc.c`",
+        control="the true answer through the same relay gives a channel")
+def test_forged_error(middle, control, key, code):
+    m = middle()
+    control.seen(m.connects())
+
+    def rule(message):
+        return {"jsonrpc": "2.0", "id": message["id"], "error": {"code": code, "message": "n\x1b[31m\nno"}}
+    m.relay.on(key, rule, 1)
+    with m.listening():
+        outcome, marks = m.try_connect(timeout=OWN_TIMEOUT)
+        if key == "b:Incoming=" and code == -32012:
+            refused(outcome, "PeerNotListening", "the daemon of VM b went away")
+        elif key == "b:Incoming=" and ERRORS[code] != "TimedOut":
+            refused(outcome, "HandshakeFailed", "")  # of the peer's errors few names go through
+        else:
+            refused(outcome, ERRORS[code], "")
+        wait_for(lambda: m.ends_at("b", marks), what="b's error")
+        wait_for(lambda: not m.open_channels(), what="no channel is left open")
