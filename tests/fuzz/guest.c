@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <openssl/pem.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
@@ -21,7 +20,7 @@
 
 #define TURNS_MAX 10000
 
-static char root[] = "/dev/shm/sivshm-fuzz-XXXXXX", port[64], device[64];
+static char root[128], port[160], device[160];
 static struct options options = {.config_root = root, .port = port, .device = device};
 static int listen_fd, host_fd = -1;
 static struct frame_reader reader;
@@ -150,26 +149,14 @@ static bool host_turn(void)
 
 /* life */
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st, (void)type, (void)ftw;
-	return remove(path);
-}
-
-static void clean_up(void)
-{
-	nftw(root, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
-}
-
 static void make_root(void)
 {
 	static const char *const folders[] = {"/etc", "/etc/sivshm", "/etc/sivshm/policy.d"};
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	char path[128];
+	char path[200];
 	FILE *f;
 
-	must(mkdtemp(root));
-	atexit(clean_up);
+	fuzz_folder(root, sizeof(root));
 	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
 		snprintf(path, sizeof(path), "%s%s", root, folders[i]);
 		must(mkdir(path, 0700) == 0);

@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -24,8 +23,9 @@
 #define TURNS_MAX 10000
 
 static const char *const vm_names[N_VMS] = {"a", "b"};
-static char root[] = "/dev/shm/sivshm-fuzz-XXXXXX", runtime[64], state[64];
-static struct options options = {.config_root = root, .runtime_dir = runtime, .state_dir = state};
+static char root[128], runtime[160], state[160];
+static struct options options = {
+	.config_root = root, .runtime_dir = runtime, .state_dir = state, .allow_non_tmpfs = true};
 static unsigned fds_at_start;
 struct manager *host;
 
@@ -60,20 +60,9 @@ int sd_event_source_set_ratelimit(sd_event_source *s, uint64_t interval_usec, un
 	return 0;
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st, (void)type, (void)ftw;
-	return remove(path);
-}
-
-static void clean_up(void)
-{
-	nftw(root, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
-}
-
 static void put(const char *name, const char *text)
 {
-	char path[128];
+	char path[200];
 	int fd;
 
 	snprintf(path, sizeof(path), "%s/etc/sivshm-ca/%s", root, name);
@@ -86,10 +75,10 @@ static void make_root(void)
 {
 	static const char *const folders[] = {"", "/etc/sivshm-ca", "/vm.d", "/region.d",
 					      "/policy.d"};
-	char path[128];
+	char path[200];
 
-	must(mkdtemp(root) && chmod(root, 0711) == 0);
-	atexit(clean_up);
+	fuzz_folder(root, sizeof(root));
+	must(chmod(root, 0711) == 0);
 	snprintf(runtime, sizeof(runtime), "%s/run", root);
 	snprintf(state, sizeof(state), "%s/state", root);
 	snprintf(path, sizeof(path), "%s/etc", root);

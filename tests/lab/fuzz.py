@@ -7,6 +7,7 @@ corpus then fills. A planted defect (Edit) is one more build of the files that i
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -38,7 +40,7 @@ FLAVOURS = {
             ["-fsanitize=fuzzer", "-fprofile-instr-generate"], ["-fprofile-instr-generate"]),
 }
 INCLUDES = ["src/kmod/uapi", "src/common", "src", "src/kmod", "tests/fuzz", "tests/unit/common"]
-RUN_OPTIONS = ["-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
+RUN_OPTIONS = ["-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
 CORPUS_MOST = 4000  # files; more are merged before the next run
 
 
@@ -262,8 +264,9 @@ def run_fail_nth(edit=None):
         ninja = Ninja("asan", where, [edit])
         add_fail_nth(ninja)
         ninja.make("test_fail_nth")
-    done = subprocess.run([where / "test_fail_nth", HERE / "corpus"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, env=environment(), timeout=600)
+    with scratch() as folder:
+        done = subprocess.run([where / "test_fail_nth", HERE / "corpus"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(folder), timeout=900)
     return done.returncode, done.stdout.decode(errors="replace")
 
 
@@ -287,9 +290,17 @@ def dictionary(name):
     return [f"-dict={path}"] if path.exists() else []
 
 
-def environment():
+@contextlib.contextmanager
+def scratch():
+    """A folder for one run's files, on memory where there is a /run: a run that falls leaves them there."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=paths.run_dir()) as folder:
+        os.chmod(folder, 0o711)  # targets connect as other users
+        yield folder
+
+
+def environment(folder):
     asan = "abort_on_error=1:handle_abort=1:strict_string_checks=1:quarantine_size_mb=16"
-    return {**build.environment("clang"), **build.SANITIZER_ENV, "ASAN_OPTIONS": asan}
+    return {**build.environment("clang"), **build.SANITIZER_ENV, "ASAN_OPTIONS": asan, "SIVSHM_FUZZ_DIR": str(folder)}
 
 
 def command(binary, name, *options):
@@ -304,8 +315,9 @@ def merge(name, binary):
     fresh = folder.with_name(f"{name}.merged")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    done = subprocess.run(command(binary, name, "-merge=1", fresh, folder), stdin=subprocess.DEVNULL,
-                          capture_output=True, env=environment())
+    with scratch() as files:
+        done = subprocess.run(command(binary, name, "-merge=1", fresh, folder), stdin=subprocess.DEVNULL,
+                              capture_output=True, env=environment(files))
     if done.returncode == 0:
         shutil.rmtree(folder)
         fresh.rename(folder)
@@ -324,9 +336,11 @@ def start(name, seconds, binary=None, corpus=None, log=None):
     argv = command(binary, name, f"-max_total_time={seconds}", f"-artifact_prefix={crashes}/", corpus)
     if seeds(name).is_dir():
         argv.append(str(seeds(name)))
+    files = contextlib.ExitStack()
     with open(log, "wb") as out:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                   env=environment())
+                                   env=environment(files.enter_context(scratch())))
+    process.files = files
     process.name, process.log, process.began, process.crashes = name, Path(log), began, crashes
     return process
 
@@ -342,6 +356,7 @@ def finish(process, timeout):
     except subprocess.TimeoutExpired:
         process.kill()
         code = process.wait()
+    process.files.close()
     text = process.log.read_text(errors="replace")
     figures = {"executions": number(r"stat::number_of_executed_units:\s*(\d+)", text) or number(r"#(\d+)\s", text),
                "exec_s": number(r"stat::average_exec_per_sec:\s*(\d+)", text),
@@ -353,8 +368,9 @@ def finish(process, timeout):
 def replay(name, files, binary=None, timeout=300):
     """Runs inputs once each. Returns (exit code, output)."""
     argv = command(binary or BUILD / "asan" / name, name, *map(str, files))
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          env=environment(), timeout=timeout)
+    with scratch() as folder:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              env=environment(folder), timeout=timeout)
     return done.returncode, done.stdout.decode(errors="replace")
 
 
@@ -376,16 +392,17 @@ def add_unit_tests(ninja):
 
 
 def profile_run(program, argv, raw):
-    env = {**build.environment("clang"), "LLVM_PROFILE_FILE": str(raw / f"{program.name}.%p.profraw")}
-    done = subprocess.run([str(program), *map(str, argv)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, env=env, timeout=900)
+    with scratch() as folder:
+        env = {**environment(folder), "LLVM_PROFILE_FILE": str(raw / f"{program.name}.%p.profraw")}
+        done = subprocess.run([str(program), *map(str, argv)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, env=env, timeout=900)
     if done.returncode:
         raise FuzzError(f"{program.name}: exit {done.returncode}\n{done.stdout.decode(errors='replace')[-3000:]}")
 
 
 def collect(names, with_unit_tests):
     """Runs everything that counts; returns (programs, merged profile)."""
-    where = compile("cov")
+    where = compile("cov", None if with_unit_tests else names)
     raw = COVERAGE / ("raw-" + ("all" if with_unit_tests else "-".join(names)))
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True)
