@@ -112,3 +112,76 @@ def test_ring_broken(cbmc, work, name):
     defines = ["-DPEER_WITHOUT_MEMORY"] if name == "plain-read" else []
     found = check(cbmc, ring_program(work, (edit,), *defines), f"prove_{function}", "--unwind", "2")
     assert any(re.search(what, text) for _, text in found), found
+
+
+# the grant check of the module
+
+# Functions, and how often a loop may turn: sections of a table, plus one to see that it ends.
+GRANT = {"window": 2, "place": 2, "find_own": 33, "find_peer": 33, "grant": 33}
+FEW = ["--slice-formula", "--no-array-field-sensitivity"]
+
+
+def grant_program(cbmc, work, edits=()):
+    """The harness with the real grant.c in it, or a copy of that with edits; finders replaced for prove_grant."""
+    root = paths.ROOT
+    if edits:
+        root = work / "tree"
+        shutil.copytree(paths.ROOT / "src/kmod", root / "src/kmod")
+        mutant.change(root, edits)
+    text = checkers.preprocess(HERE / "cbmc/grant.c", work / "grant.i", f"-I{root / 'src'}", f"-I{root / 'src/kmod'}")
+    whole, split = work / "whole.gb", work / "split.gb"
+    for argv in (["goto-cc", text, "-o", whole],
+                 ["goto-instrument", "--replace-calls", "find_own:any_own", "--replace-calls", "find_peer:any_peer",
+                  whole, split]):
+        done = cbmc.run(*argv)
+        assert done.returncode == 0, done.stdout
+    return whole, split
+
+
+def check_grant(cbmc, work, name, edits=(), turns=33):
+    whole, split = grant_program(cbmc, work, edits)
+    program = split if name in ("prove_grant", "reach") else whole
+    return check(cbmc, [program], name, "--nondet-static", "--unwind", str(turns), *FEW)
+
+
+@pytest.mark.parametrize("name", GRANT)
+def test_grant(cbmc, work, name):
+    assert not check_grant(cbmc, work, f"prove_{name}", turns=GRANT[name])
+
+
+@pytest.mark.slow
+def test_grant_layout(cbmc, work):
+    """Tables of up to two sections, and all that say more than the most there can be."""
+    assert not check_grant(cbmc, work, "prove_layout", turns=3)
+
+
+def test_grant_reaches(cbmc, work):
+    found = check_grant(cbmc, work, "reach")
+    assert len(found) == 4, found
+
+
+GRANT_BROKEN = {
+    "no-end-of-section": ("window", Edit("src/kmod/grant.c", " || size > section_size - offset)", ")")),
+    "overflow": ("window", Edit("src/kmod/grant.c", "offset > section_size || size > section_size - offset",
+                                "offset + size > section_size")),
+    "section-header": ("window", Edit("src/kmod/grant.c", "offset < SIVSHM_PAGE_SIZE || ", "")),
+    "odd-offset": ("window", Edit("src/kmod/grant.c", " || offset % SIVSHM_PAGE_SIZE != 0)", ")")),
+    "any-size": ("window", Edit("src/kmod/grant.c", "is_power_of_2(size) && size >= min", "size >= min")),
+    "two-own-sections": ("place", Edit("src/kmod/grant.c", " || (a->flags & b->flags & SIVSHM_SECTION_OWN);", ";")),
+    "wrong-section": ("grant", Edit("src/kmod/grant.c", "grant->rx_size, peer->size", "grant->rx_size, own->size")),
+    "any-vector": ("grant", Edit("src/kmod/grant.c", "return vector >= 1 && vector < vectors;",
+                                 "return vector >= 1 && vector <= vectors;")),
+    "past-the-places": ("find_own", Edit(
+        "src/kmod/grant.c", """	for (u32 i = 0; i < layout->n_places; i++)
+		if (layout->places[i].region == region &&
+		    (layout->places[i].flags & SIVSHM_SECTION_OWN))""",
+        """	for (u32 i = 0; i < SIVSHM_MAX_SECTIONS; i++)
+		if (layout->places[i].region == region &&
+		    (layout->places[i].flags & SIVSHM_SECTION_OWN))""")),
+}
+
+
+@pytest.mark.parametrize("name", GRANT_BROKEN)
+def test_grant_broken(cbmc, work, name):
+    function, edit = GRANT_BROKEN[name]
+    assert check_grant(cbmc, work, f"prove_{function}", (edit,), GRANT[function])
