@@ -29,17 +29,33 @@ struct question {
 	struct bus_sender sender;
 };
 
+/* By sender: a flood makes BUS_ACCESS_MAX of them, and each call of it asks how many its sender
+ * has. */
+#define BUCKETS 256
+
+LIST_HEAD(question_list, question);
+
 struct bus_access {
 	sd_bus *bus; /* owned */
-	LIST_HEAD(, question) questions;
-	size_t n_questions;
+	struct question_list questions[BUCKETS];
+	size_t n_questions, n_polkit;
 };
+
+static struct question_list *bucket_of(struct bus_access *a, const char *sender)
+{
+	uint32_t hash = 0;
+
+	for (; *sender; sender++)
+		hash = hash * 31 + (unsigned char)*sender;
+	return &a->questions[hash % BUCKETS];
+}
 
 static struct question *question_free(struct question *q)
 {
 	if (q->access) {
 		LIST_REMOVE(q, entry);
 		q->access->n_questions--;
+		q->access->n_polkit -= q->asks_polkit;
 	}
 	sd_bus_slot_unref(q->slot);
 	sd_bus_message_unref(q->message);
@@ -58,7 +74,6 @@ int bus_access_new(sd_bus *bus, struct bus_access **ret)
 	if (!a)
 		return -ENOMEM;
 	a->bus = sd_bus_ref(bus);
-	LIST_INIT(&a->questions);
 	*ret = a;
 	return 0;
 }
@@ -67,21 +82,22 @@ struct bus_access *bus_access_free(struct bus_access *a)
 {
 	if (!a)
 		return NULL;
-	while (!LIST_EMPTY(&a->questions))
-		question_free(LIST_FIRST(&a->questions));
+	for (size_t i = 0; i < BUCKETS; i++)
+		while (!LIST_EMPTY(&a->questions[i]))
+			question_free(LIST_FIRST(&a->questions[i]));
 	sd_bus_unref(a->bus);
 	free(a);
 	return NULL;
 }
 
-static bool quota_is_left(const struct bus_access *a, const char *sender)
+static bool quota_is_left(struct bus_access *a, const char *sender)
 {
 	const struct question *q;
 	size_t n = 0;
 
 	if (a->n_questions >= BUS_ACCESS_MAX)
 		return false;
-	LIST_FOREACH(q, &a->questions, entry)
+	LIST_FOREACH(q, bucket_of(a, sender), entry)
 		n += strcmp(sd_bus_message_get_sender(q->message), sender) == 0;
 	return n < BUS_ACCESS_MAX_PER_SENDER;
 }
@@ -89,12 +105,7 @@ static bool quota_is_left(const struct bus_access *a, const char *sender)
 /* Asked when the caller is known: those who wait for polkit must not keep root from acting. */
 static bool polkit_quota_is_left(const struct bus_access *a)
 {
-	const struct question *q;
-	size_t n = 0;
-
-	LIST_FOREACH(q, &a->questions, entry)
-		n += q->asks_polkit;
-	return n < BUS_ACCESS_MAX_POLKIT;
+	return a->n_polkit < BUS_ACCESS_MAX_POLKIT;
 }
 
 static uint64_t now_usec(void)
@@ -179,6 +190,7 @@ static int ask_polkit(struct question *q)
 		return r;
 	q->slot = sd_bus_slot_unref(q->slot);
 	q->asks_polkit = true;
+	q->access->n_polkit++;
 	return sd_bus_call_async(q->access->bus, &q->slot, call, on_polkit, q,
 				 interactive ? POLKIT_INTERACTIVE_TIMEOUT_USEC
 					     : POLKIT_TIMEOUT_USEC);
@@ -295,7 +307,7 @@ static int ask(struct bus_access *a, sd_bus_message *m, const char *action, bus_
 	if (r < 0)
 		return r;
 	q->access = a;
-	LIST_INSERT_HEAD(&a->questions, q, entry);
+	LIST_INSERT_HEAD(bucket_of(a, sender), q, entry);
 	a->n_questions++;
 	TAKE_PTR(q);
 	return 1;

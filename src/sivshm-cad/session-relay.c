@@ -54,14 +54,8 @@ static int check_relay(const struct session *s, size_t bytes, struct failure *er
 	return 0;
 }
 
-/* peer_knows() - B has ended the session itself; not when it did not answer, or did not understand
- * what it was asked */
-static bool peer_knows(const struct failure *error)
-{
-	return error->code != ERR_TIMED_OUT && error->code > ERR_INVALID_REQUEST;
-}
-
-/* peer_refused() - B's error ends the session; true: so it is */
+/* peer_refused() - B's error ends the session; true: so it is.  B is told all the same: what came
+ * as its answer need not be what it said. */
 static bool peer_refused(struct session *s, const struct failure *error)
 {
 	struct failure why;
@@ -70,7 +64,7 @@ static bool peer_refused(struct session *s, const struct failure *error)
 	if (!error)
 		return false;
 	peer_failure(s, error, &why);
-	session_fail(s, peer_knows(error) ? s->to_vm : NULL, &why);
+	session_fail(s, NULL, &why);
 	return true;
 }
 

@@ -16,6 +16,7 @@
 
 #define STOP_USEC (50 * USEC_PER_MSEC)
 #define SETTLE_USEC (2 * USEC_PER_SEC)
+#define STORM_TELL_USEC (60 * USEC_PER_SEC)
 
 static const struct device_handler device_handler;
 
@@ -204,6 +205,21 @@ static void device_table_changed(struct manager *m)
 			  info.n_sections);
 }
 
+/* A peer can make several a second for as long as it likes: the journal gets one line a minute. */
+static void device_storm(struct manager *m, uint64_t count)
+{
+	uint64_t now = clock_usec(CLOCK_MONOTONIC);
+
+	m->n_storms += count;
+	if (m->storm_told && now - m->storm_told < STORM_TELL_USEC)
+		return;
+	log_event(LOG_WARNING, LOG_ID_STORM, NULL,
+		  "A peer rang so often that its doorbell was masked for a while, %llu times now",
+		  (unsigned long long)m->n_storms);
+	m->storm_told = now;
+	m->n_storms = 0;
+}
+
 static void device_event(const struct sivshm_event *event, void *userdata)
 {
 	struct manager *m = userdata;
@@ -211,8 +227,7 @@ static void device_event(const struct sivshm_event *event, void *userdata)
 	if (event->type == SIVSHM_EVENT_TABLE)
 		device_table_changed(m);
 	else if (event->type == SIVSHM_EVENT_STORM)
-		log_event(LOG_WARNING, LOG_ID_STORM, NULL,
-			  "A peer rang so often that its doorbell was masked for a while");
+		device_storm(m, event->count);
 	else
 		channel_event(m, event);
 }

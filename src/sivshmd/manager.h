@@ -49,6 +49,8 @@ struct manager {
 	struct slot_ref *hello; /* what the last Hello named, owned */
 	size_t n_hello;
 	struct ratelimit refusals;
+	uint64_t storm_told;	 /* when the journal was told of one */
+	uint64_t n_storms;	 /* since then */
 	sd_event_source *settle; /* until systemd is told READY */
 	sd_event_source *stop;
 };

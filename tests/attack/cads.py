@@ -10,11 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
-from cad import Cad, wait_for  # noqa: E402
+from cad import Cad, wait_for  # noqa: E402, F401
 from fake_vm import Vm  # noqa: E402
 from lab import build as builds  # noqa: E402
 from lab.host import PrivateBus  # noqa: E402
-from lab.mutant import Edit, daemon as broken_daemon  # noqa: E402
+from lab.mutant import Edit, daemon as broken_daemon  # noqa: E402, F401
 
 # Names that occur nowhere by chance: what a stranger receives is searched for them.
 UIDS = {"alpha": 62011, "bravo": 62012, "carol": 62013, "delta": 62014}

@@ -200,7 +200,7 @@ def bind(path):
 
 
 def plant(order):
-    """Files, links and sockets of its own where the daemon, or another QEMU, opens something; and taking theirs away."""
+    """Things of its own where the daemon or another QEMU opens something; and theirs taken away."""
     done = {}
     for name, path in places(order).items():
         new = f"{path}/planted"

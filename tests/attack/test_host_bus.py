@@ -82,7 +82,8 @@ def test_let_in(host, control, polkit):
         control.seen(root_may(host))
 
 
-ANYBODY = Edit("src/common/bus-access.c", "if (!q->action || q->sender.uid == 0)", "if (!q->action || q->sender.uid != 4242)")
+IS_ROOT = "if (!q->action || q->sender.uid == 0)"
+ANYBODY = Edit("src/common/bus-access.c", IS_ROOT, "if (!q->action || q->sender.uid != 4242)")
 
 
 @attack(HOST_BUS, "calls each administrator's method on a bus that lets everybody talk to everybody",
@@ -92,20 +93,23 @@ ANYBODY = Edit("src/common/bus-access.c", "if (!q->action || q->sender.uid == 0)
 def test_open_bus(name, control):
     values = {"vm": "alpha", "service": "alpha/sensor", "name": "alpha", "reason": "attack"}
 
+    def state(daemon):
+        return daemon.vms(), daemon.channels(), daemon.log().count("configuration read")
+
     def attempt(daemon):
         """Did it do what it says?"""
         alpha, bravo = pair(daemon)
         Handshake(alpha, bravo).run()
         if name == "Restore":
             daemon.call("RevokeVM", "ss", "alpha", "test")
-        before = [daemon.vms(), daemon.channels(), daemon.log().count("configuration read")]
+        before = state(daemon)
         call = method_call(name, {**values, "id": (daemon.channels() or [{"id": ""}])[0]["id"]})
         done = subprocess.run(
             story.as_user(STRANGER, *script("bus_attack.py")), text=True,
             env={"DBUS_SYSTEM_BUS_ADDRESS": daemon.bus_address, "LANG": "C.UTF-8"}, capture_output=True,
             input=json.dumps({"do": "calls", "calls": [call]}) + "\n", timeout=60)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)[0], [daemon.vms(), daemon.channels(), daemon.log().count("configuration read")] != before
+        return json.loads(done.stdout)[0], state(daemon) != before
 
     with cad(sound(), BASE) as daemon:
         assert attempt(daemon) == (DENIED, False)

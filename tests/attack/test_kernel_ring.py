@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The ring against a peer's kernel that writes anything into its window: natively, state by state."""
 
+import functools
 import json
 import os
 import signal
@@ -40,8 +41,13 @@ def attack_ring(figures, states, *options, config="gcc"):
     assert [name for name in OUTCOMES if not seen[name]] == []
 
 
+@functools.cache
+def mutant_of(edit):
+    return mutant.program(PROGRAM, edit)
+
+
 def broken(edit, *options):
-    return run(mutant.program(PROGRAM, edit), "--states", 100_000_000, *options)
+    return run(mutant_of(edit), "--states", 100_000_000, *options)
 
 
 def crashes(edit, *options):

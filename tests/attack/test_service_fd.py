@@ -27,7 +27,8 @@ DENIED = "5a0f1c8e8d5b4d0fb7c2c4a6d1b7e305"  # MESSAGE_ID, sivshmd(8)
 
 CHECK = "uid_eq(current_euid(), channel->uid) && in_cgroup(channel->cgroup)"
 NO_UID = Edit("src/kmod/holder.c", CHECK, "in_cgroup(channel->cgroup)")
-NO_CGROUP = Edit("src/kmod/holder.c", CHECK, "uid_eq(current_euid(), channel->uid) && (1 || in_cgroup(channel->cgroup))")
+NO_CGROUP = Edit("src/kmod/holder.c", CHECK,
+                 "uid_eq(current_euid(), channel->uid) && (1 || in_cgroup(channel->cgroup))")
 DEBUGGABLE = Edit("src/kmod/map.c", "\t.fault = map_fault,", "\t.fault = map_fault,\n\t.access = generic_access_phys,")
 
 EVERYTHING = {"mmap tx", "mmap rx", "get info", "notify", "wait", "another ioctl", "poll", "epoll", "read"}
@@ -172,8 +173,9 @@ def audit(world, began):
         uid, operation = re.fullmatch(r"Process \d+ of uid (\d+), not the holder, tried to (\w+) channel .*",
                                       entry["MESSAGE"]).groups()
         found.setdefault(int(uid), set()).add(operation)
-    users = {user: int(world.rtos.run(["/usr/bin/id", "-u", user], check=True)[1]) for user in ("sensor", "camera", "root")}
-    return {user: found.get(uid, set()) for user, uid in users.items()}
+    users = "sensor", "camera", "root"
+    uids = world.rtos.run("".join(f"id -u {user};" for user in users), check=True)[1].split()
+    return {user: found.get(int(uid), set()) for user, uid in zip(users, uids)}
 
 
 @attack(SERVICE, "uses a channel's fd as another user in the holder's unit, or as root there",

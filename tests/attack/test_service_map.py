@@ -22,8 +22,10 @@ SECRET = "the-secret-of-ivi-dashboard"
 NO_CHECKS = [
     Edit("src/kmod/map.c", "view = view_at(channel, vma->vm_pgoff);",
          "view = view_at(channel, vma->vm_pgoff) ?: &channel->rx;"),
-    Edit("src/kmod/map.c", "if (!view || vma_pages(vma) != view_pages(view) || !(vma->vm_flags & VM_SHARED))", "if (!view)"),
-    Edit("src/kmod/map.c", "if (vma->vm_flags & VM_EXEC || (view == &channel->rx && vma->vm_flags & VM_WRITE))", "if (0)"),
+    Edit("src/kmod/map.c", "if (!view || vma_pages(vma) != view_pages(view) || !(vma->vm_flags & VM_SHARED))",
+         "if (!view)"),
+    Edit("src/kmod/map.c", "if (vma->vm_flags & VM_EXEC || (view == &channel->rx && vma->vm_flags & VM_WRITE))",
+         "if (0)"),
     Edit("src/kmod/map.c", "VM_MAYEXEC | (view == &channel->rx ? VM_MAYWRITE : 0));", "0);"),
     Edit("src/kmod/map.c", "VM_IO | VM_PFNMAP | VM_DONTCOPY", "VM_IO | VM_PFNMAP"),
 ]
@@ -37,7 +39,8 @@ RIGHTS = {"tx executable", "rx writable", "rx write only", "rx executable", "rx 
 CHILDREN = {"tx in a child", "rx in a child"}
 NUMBERS = {"tx at an odd offset", "rx at an odd offset", "nothing of tx", "2^63 bytes", "all bytes there are",
            "end beyond 2^64", "offset and size wrap", "at 2^63", "end beyond 2^63"}
-KERNEL = {"rx by /proc/self/mem", "rx to children by madvise", "rx to dumps by madvise", "tx twice", "tx grown", "rx grown"}
+KERNEL = {"rx by /proc/self/mem", "rx to children by madvise", "rx to dumps by madvise", "tx twice", "tx grown",
+          "rx grown"}
 ALL = BOUNDS | RIGHTS | CHILDREN | NUMBERS | KERNEL
 
 
@@ -108,7 +111,7 @@ def test_numbers(world, right, broken, control):
     control.seen(let_in(broken, NUMBERS))
 
 
-@attack(SERVICE, "grows or doubles a mapping by mremap, gives it to children or dumps by madvise, writes RX by /proc/self/mem",
+@attack(SERVICE, "grows or doubles a mapping by mremap, shares it by madvise, writes RX by /proc/self/mem",
         stops="Linux, since a window is a PFN mapping of a device, `src/kmod/map.c`",
         control="the same calls on ordinary memory of the same process succeed")
 def test_tricks(world, right, control):

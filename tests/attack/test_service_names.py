@@ -201,13 +201,14 @@ def test_other_peer(world, right, gullible, control):
 
 
 @attack(SERVICE, "listens as another service, out of its unit, or though it may accept nobody",
-        stops="the guest's policy: NotAuthorized, `src/sivshmd/policy.c`", control="a daemon that does not look: it listens")
+        stops="the guest's policy: NotAuthorized, `src/sivshmd/policy.c`",
+        control="a daemon that does not look: it listens")
 def test_listen(world, right, gullible, control):
     same(right, LISTENING, NOT_AUTHORIZED)
     control.seen(same(gullible, LISTENING, "ok"))
 
 
-@attack(SERVICE, "closes another's channel or listener, or accepts from it: other user, same user in another unit or process",
+@attack(SERVICE, "closes another's channel or listener, or accepts from it, as another user, unit or process",
         stops="only who holds or created it, or root: NotAuthorized, `src/sivshmd/channel-bus.c`, `listener-bus.c`",
         control="a daemon that does not compare callers does all of it")
 def test_objects(world, right, gullible, control):
@@ -223,7 +224,8 @@ def test_lists(world, right, gullible, control):
 
 
 @attack(SERVICE, "calls what is for administrators: Reload, ForgetCertificates",
-        stops="root, or who polkit lets: AccessDenied, `src/common/bus-access.c`", control="a daemon that does not ask does it")
+        stops="root, or who polkit lets: AccessDenied, `src/common/bus-access.c`",
+        control="a daemon that does not ask does it")
 def test_administration(world, right, gullible, control):
     same(right, ADMIN, ACCESS_DENIED)
     control.seen(same(gullible, ADMIN, "ok"))

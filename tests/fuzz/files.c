@@ -2,33 +2,20 @@
 #include "files.h"
 
 #include <fcntl.h>
-#include <ftw.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define NAMES_MAX 8
 
-char files_root[] = "/dev/shm/sivshm-fuzz-XXXXXX";
+char files_root[128];
 static const char *const *file_names;
 static int fds[NAMES_MAX];
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st, (void)type, (void)ftw;
-	return remove(path);
-}
-
-static void clean_up(void)
-{
-	nftw(files_root, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
-}
 
 void files_init(const char *const *folders, const char *const *names, const char *base)
 {
 	char path[256];
 
-	must(mkdtemp(files_root));
-	atexit(clean_up);
+	fuzz_folder(files_root, sizeof(files_root));
 	snprintf(path, sizeof(path), "%s/etc", files_root);
 	must(mkdir(path, 0700) == 0);
 	for (; *folders; folders++) {

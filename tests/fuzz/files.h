@@ -5,7 +5,7 @@
 
 #include "fuzz.h"
 
-extern char files_root[];
+extern char files_root[128];
 
 /** files_init() - @folders and @names (ended by NULL) below etc/; @base is that of the names */
 void files_init(const char *const *folders, const char *const *names, const char *base);

@@ -23,6 +23,15 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 		}                                                                                  \
 	} while (0)
 
+/** fuzz_folder() - a folder of this process alone, made now; who runs it says where, and removes it */
+static inline void fuzz_folder(char *ret, size_t size)
+{
+	const char *where = getenv("SIVSHM_FUZZ_DIR");
+
+	snprintf(ret, size, "%s/XXXXXX", where ? where : "/tmp");
+	must(mkdtemp(ret));
+}
+
 /** struct input - what is left of an input; past its end everything is zero */
 struct input {
 	const uint8_t *data;

@@ -70,3 +70,55 @@ def test_broken(runs, figures, name):
     done = runs["test_broken", name].result()
     figures.update({"seconds": round(done.seconds, 1), "executions": done.figures.get("executions")})
     assert done.code != 0 and done.crash, f"not found in {done.seconds:.0f} s: {fuzz.TARGETS[name].defect}"
+
+
+# Lines of the pure core that neither a fuzzer nor a unit test nor a failing call reaches, at most, by
+# file. All of them are guards that nothing gets to:
+NOT_REACHED = {
+    "src/common/bio-text.c": 1,  # a BIO that holds nothing, after something was written to it
+    "src/common/field.c": 2,  # a second failure: the first one has ended the reading already
+    "src/common/frame.c": 1,  # doubling beyond the limit: both limits are powers of two
+    "src/common/handshake.c": 5,  # what OpenSSL 3.0 never does: no output, no verification, a session resumed
+}
+
+
+@pytest.fixture(scope="session")
+def core_coverage(runs):
+    """After the runs, with what they found."""
+    for future in runs.values():
+        future.result()
+    result = fuzz.coverage(list(fuzz.TARGETS), fuzz.CORE, with_unit_tests=True)
+    fuzz.write_report(result, fuzz.COVERAGE / "core.txt")
+    return result
+
+
+@pytest.mark.parametrize("file", fuzz.CORE)
+def test_core_coverage(core_coverage, figures, file):
+    share, missed = core_coverage[file]
+    figures.update({"lines": round(share, 2), "not_reached": len(missed)})
+    text = "\n".join(f"{number}: {line}" for number, line in missed.items())
+    assert len(missed) <= NOT_REACHED.get(file, 0), f"{file}, build/coverage/core.txt:\n{text}"
+
+
+@pytest.mark.parametrize("name", list(fuzz.TARGETS))
+def test_coverage(runs, figures, name):
+    """How much of what it drives this target reaches by itself: a figure, and more than half."""
+    runs["test_target", name].result() if ("test_target", name) in runs else None
+    result = fuzz.coverage([name], fuzz.TARGETS[name].measured)
+    fuzz.write_report(result, fuzz.COVERAGE / f"{name}.txt")
+    for file, (share, _) in result.items():
+        figures[file.removeprefix("src/")] = round(share, 1)
+    assert min(figures.values()) > 40, figures
+
+
+def test_fail_nth(built, figures):
+    """Each allocation, read and call of OpenSSL in the pure core fails once: no crash, nothing left behind."""
+    code, text = fuzz.run_fail_nth()
+    assert code == 0, text[-6000:]
+    figures["failures"] = int(text.split()[0])
+    assert figures["failures"] > 1000
+
+
+def test_fail_nth_broken(built):
+    code, text = fuzz.run_fail_nth(fuzz.FAIL_NTH_DEFECT)
+    assert code != 0, text[-2000:]

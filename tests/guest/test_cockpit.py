@@ -144,30 +144,17 @@ def test_another_dbus_library_listens(world):
 
 # Nothing is left, wherever a client dies
 
-def settled(world):
-    """The counts once they stand still."""
-    world.wait_channels(0)
-    end, last = time.monotonic() + 15, None
-    while time.monotonic() < end:
-        now = world.counts()
-        if now == last:
-            return now
-        last = now
-        time.sleep(0.3)
-    raise AssertionError(f"counts do not settle: {last}")
-
-
 def test_client_killed_at_any_moment(world, figures):
     """SIGKILL after more and more of the time that a connection takes."""
     with story.echo(world):
         warm = story.handshakes(world, 5, False)
         span = warm["p99"] * 2 + 40
-        before = settled(world)
+        before = world.settled()
         for step in range(25):
             delay = span * step / 24 / 1000
             world.rtos.run(story.as_user("sensor", "/usr/bin/timeout", "-s", "KILL", f"{delay + 0.001:.4f}",
                                          "/usr/bin/sivshmctl", "connect", "--as", "sensor", "ivi/dashboard"))
-        after = settled(world)
+        after = world.settled()
     figures["span_ms"] = round(span)
     assert after == before
 
@@ -183,14 +170,14 @@ def test_client_killed_while_somebody_hangs(world, who):
             guest.run(f"systemctl kill -s {name} sivshmd", check=True)
     with story.echo(world):
         story.connect_many(world, 1)
-        before = settled(world)
+        before = world.settled()
         signal("STOP")
         try:
             world.rtos.run(story.as_user("sensor", "/usr/bin/timeout", "-s", "KILL", "0.7",
                                          "/usr/bin/sivshmctl", "connect", "--as", "sensor", "ivi/dashboard"))
         finally:
             signal("CONT")
-        assert settled(world) == before
+        assert world.settled() == before
         story.connect_many(world, 1)
 
 

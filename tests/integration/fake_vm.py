@@ -299,6 +299,8 @@ def spiffe(name, domain="test.example"):
 class Handshake:
     """The steps of one Connect, so that a test can stop, lie or die at each."""
 
+    domain = "test.example"
+
     def __init__(self, a, b, source="sensor", target="dashboard", ring=4096):
         self.a, self.b, self.ring = a, b, ring
         self.source, self.target = source, target
@@ -321,12 +323,12 @@ class Handshake:
 
     def confirm(self, peer=None, exporter=EXPORTER):
         self.asked = self.a.daemon.request("Confirm", session=self.session, flight=b64(b"client finished"),
-                                           peer=peer or spiffe(f"{self.b.name}/{self.target}"), exporter=exporter)
+                                           peer=peer or spiffe(f"{self.b.name}/{self.target}", self.domain), exporter=exporter)
         return self
 
     def finish(self, peer=None, exporter=EXPORTER):
         self.request = self.b.daemon.await_method("Finish")
-        self.b.daemon.reply(self.request, peer=peer or spiffe(f"{self.a.name}/{self.source}"), exporter=exporter)
+        self.b.daemon.reply(self.request, peer=peer or spiffe(f"{self.a.name}/{self.source}", self.domain), exporter=exporter)
         return self.request["params"]
 
     def granted(self):

@@ -7,6 +7,7 @@ corpus then fills. A planted defect (Edit) is one more build of the files that i
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -38,7 +40,7 @@ FLAVOURS = {
             ["-fsanitize=fuzzer", "-fprofile-instr-generate"], ["-fprofile-instr-generate"]),
 }
 INCLUDES = ["src/kmod/uapi", "src/common", "src", "src/kmod", "tests/fuzz", "tests/unit/common"]
-RUN_OPTIONS = ["-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-reload=0"]
+RUN_OPTIONS = ["-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1", "-print_funcs=0", "-reload=0"]
 CORPUS_MOST = 4000  # files; more are merged before the next run
 
 
@@ -46,7 +48,8 @@ def glob(pattern, without=()):
     return sorted(str(p.relative_to(paths.ROOT)) for p in paths.ROOT.glob(pattern) if p.name not in without)
 
 
-COMMON = glob("src/common/*.c", {"rpc-link.c", "rpc-link-message.c", "bus-util.c", "bus-access.c"})
+BUS_LAYER = [f"src/common/{name}.c" for name in ("rpc-link", "rpc-link-message", "bus-util", "bus-access")]
+COMMON = glob("src/common/*.c", {Path(name).name for name in BUS_LAYER})
 PEER = ["tests/fuzz/peer.c", "tests/unit/common/pki.c"]
 FILES = ["tests/fuzz/files.c", "tests/fuzz/accounts.c"]
 
@@ -56,6 +59,12 @@ def cad(*names):
 
 
 CAD_CORE = cad("config", "config-load", "policy", "revocations", "layout")
+# the whole daemon, but for its main() and its journal
+HOST = [*COMMON, *BUS_LAYER, *glob("src/sivshm-cad/*.c", {"main.c", "log.c"}), "src/kmod/grant.c", "tests/fuzz/host.c",
+        "tests/fuzz/accounts.c"]
+HOST_LIBS = ["-ljansson", "-lssl", "-lcrypto", "-lsystemd", "-lacl"]
+GUEST = [*COMMON, *BUS_LAYER, *glob("src/sivshmd/*.c", {"main.c", "log.c"}), "tests/unit/common/pki.c",
+         *(f"tests/fuzz/{name}.c" for name in ("guest", "bus", "accounts"))]
 GUEST_CORE = ["src/sivshmd/policy.c", "src/sivshmd/policy-load.c"]
 
 # What a target drives (@measured: how much of it is reached is a figure of its run), and a defect
@@ -102,6 +111,30 @@ TARGETS = {
     "certificate": Target(
         "a peer's certificate", COMMON + PEER, ["src/common/handshake-verify.c"],
         Edit("src/common/handshake-verify.c", "if (sk_GENERAL_NAME_num(names) != 1)", "if (0)"), ["-max_len=512"]),
+    "ivshmem": Target(
+        "what a QEMU does to its ivshmem server", HOST,
+        ["src/sivshm-cad/ivshmem-server.c", "src/sivshm-cad/member.c"],
+        Edit("src/sivshm-cad/ivshmem-server.c", "	if (s->source) {", "	if (0) {"), ["-max_len=512"], HOST_LIBS,
+        ["src/sivshm-cad"]),
+    "control": Target(
+        "the host's control ports, all methods", HOST,
+        ["src/sivshm-cad/control.c", "src/sivshm-cad/control-methods.c", "src/sivshm-cad/session.c",
+         "src/sivshm-cad/session-relay.c", "src/sivshm-cad/channel.c", "src/sivshm-cad/channel-grant.c",
+         "src/common/rpc-link.c", "src/common/rpc-link-message.c"],
+        Edit("src/sivshm-cad/control.c", "if (i < c->n_listeners)\n", "if (c->listeners)\n"), ["-max_len=4096"],
+        HOST_LIBS, ["src/sivshm-cad"]),
+    "bus_host": Target(
+        "methods of org.sivshm.ca1", [*HOST, "tests/fuzz/bus.c"],
+        ["src/sivshm-cad/manager-bus.c", "src/sivshm-cad/manager-list.c", "src/sivshm-cad/revoke.c",
+         "src/common/bus-access.c"],
+        Edit("src/sivshm-cad/manager-bus.c", "	if (!*ret)\n		return sd_bus_error_setf", "	if (0)\n		return sd_bus_error_setf"),
+        ["-max_len=512"], HOST_LIBS, ["src/sivshm-cad"]),
+    "bus_guest": Target(
+        "methods of org.sivshm1", GUEST,
+        ["src/sivshmd/manager-bus.c", "src/sivshmd/listener-bus.c", "src/sivshmd/bus-args.c", "src/sivshmd/listener.c",
+         "src/sivshmd/connect.c"],
+        Edit("src/sivshmd/manager-bus.c", ">= 0 && !now[0])", ">= 0 && now[0])"), ["-max_len=512"],
+        ["-ljansson", "-lssl", "-lcrypto", "-lsystemd", "-lkmod"], ["src/sivshmd"]),
     "grant": Target(
         "grant table and grant at the module", ["src/kmod/grant.c"], ["src/kmod/grant.c"],
         Edit("src/kmod/grant.c", "offset > section_size || size > section_size - offset",
@@ -140,7 +173,7 @@ class Ninja:
     def object(self, source, includes=(), flags=()):
         """@source below the root; a copy of it when it is edited."""
         path, before = paths.ROOT / source, []
-        kind = "-".join(sorted({Path(i).name for i in includes}))
+        kind = "-".join(sorted({Path(i).name for i in (*includes, *flags) if "/" in i}))
         out = f"o{'-' + kind if kind else ''}/{source}.o"
         if self.edits:
             before = [f"-I{self.where}/src"]
@@ -148,7 +181,7 @@ class Ninja:
                 return BUILD / "asan" / out  # as it is
         if source in self.edits:
             path, before = self.where / source, [*before, f"-I{(paths.ROOT / source).parent}"]
-        include = [*before, *(f"-I{paths.ROOT / i}" for i in [*INCLUDES, *includes])]
+        include = [*before, *(f"-I{paths.ROOT / i}" for i in [*includes, *INCLUDES])]
         return self.add("cc", out, [path], [*WARNINGS, *COMMON_FLAGS, *self.flags, *include, *flags])
 
     def program(self, name, sources, libs, includes=(), flags=(), fuzz=True):
@@ -176,15 +209,15 @@ def compile(flavour="asan", names=None):
     ninja = Ninja(flavour, BUILD / flavour)
     for name in TARGETS:
         ninja.target(name)
+    add_fail_nth(ninja)
     if flavour == "cov":
         add_unit_tests(ninja)
     ninja.make(*(names or []))
     return ninja.where
 
 
-def compile_broken(name, edit):
-    """The target with a planted defect. Returns its path."""
-    where = BUILD / "broken" / name
+def plant(where, edit):
+    """A copy of the edited file below @where; only when it is another one, for ninja's sake."""
     path = where / edit.file
     text = (paths.ROOT / edit.file).read_text()
     if text.count(edit.old) != 1:
@@ -193,11 +226,48 @@ def compile_broken(name, edit):
     broken = text.replace(edit.old, edit.new)
     if not path.exists() or path.read_text() != broken:
         path.write_text(broken)
+
+
+def compile_broken(name, edit):
+    """The target with a planted defect. Returns its path."""
+    where = BUILD / "broken" / name
+    plant(where, edit)
     compile("asan", [name])
     ninja = Ninja("asan", where, [edit])
     ninja.target(name)
     ninja.make(name)
     return where / name
+
+
+# The pure core with each allocation, read and call of OpenSSL failing in turn: fail_nth.c.
+WRAPPED = """malloc calloc realloc reallocarray strdup strndup free asprintf read SSL_CTX_new SSL_CTX_set_ciphersuites
+    SSL_new BIO_new BIO_write BIO_read SSL_use_certificate SSL_use_PrivateKey SSL_ctrl SSL_do_handshake
+    PEM_write_bio_X509 SSL_export_keying_material""".split()
+FAIL_NTH_DEFECT = Edit("src/common/conf-lines.c", "	if (!seen->items[seen->n].name)\n		return -ENOMEM;\n", "")
+
+
+def add_fail_nth(ninja):
+    sources = ["tests/fuzz/fail_nth.c", *COMMON, *CAD_CORE, *FILES, "tests/unit/common/pki.c"]
+    libs = ["-ljansson", "-lssl", "-lcrypto", *(f"-Wl,--wrap={name}" for name in WRAPPED)]
+    return ninja.program("test_fail_nth", sources, libs, ["src/sivshm-cad"], fuzz=False)
+
+
+def run_fail_nth(edit=None):
+    """Returns (exit code, output)."""
+    if edit:
+        where = BUILD / "broken/fail_nth"
+        plant(where, edit)
+    else:
+        where = BUILD / "asan"
+    compile("asan", ["test_fail_nth"])
+    if edit:
+        ninja = Ninja("asan", where, [edit])
+        add_fail_nth(ninja)
+        ninja.make("test_fail_nth")
+    with scratch() as folder:
+        done = subprocess.run([where / "test_fail_nth", HERE / "corpus"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(folder), timeout=900)
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 # running
@@ -220,9 +290,17 @@ def dictionary(name):
     return [f"-dict={path}"] if path.exists() else []
 
 
-def environment():
+@contextlib.contextmanager
+def scratch():
+    """A folder for one run's files, on memory where there is a /run: a run that falls leaves them there."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=paths.run_dir()) as folder:
+        os.chmod(folder, 0o711)  # targets connect as other users
+        yield folder
+
+
+def environment(folder):
     asan = "abort_on_error=1:handle_abort=1:strict_string_checks=1:quarantine_size_mb=16"
-    return {**build.environment("clang"), **build.SANITIZER_ENV, "ASAN_OPTIONS": asan}
+    return {**build.environment("clang"), **build.SANITIZER_ENV, "ASAN_OPTIONS": asan, "SIVSHM_FUZZ_DIR": str(folder)}
 
 
 def command(binary, name, *options):
@@ -237,8 +315,9 @@ def merge(name, binary):
     fresh = folder.with_name(f"{name}.merged")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    done = subprocess.run(command(binary, name, "-merge=1", fresh, folder), stdin=subprocess.DEVNULL,
-                          capture_output=True, env=environment())
+    with scratch() as files:
+        done = subprocess.run(command(binary, name, "-merge=1", fresh, folder), stdin=subprocess.DEVNULL,
+                              capture_output=True, env=environment(files))
     if done.returncode == 0:
         shutil.rmtree(folder)
         fresh.rename(folder)
@@ -257,9 +336,11 @@ def start(name, seconds, binary=None, corpus=None, log=None):
     argv = command(binary, name, f"-max_total_time={seconds}", f"-artifact_prefix={crashes}/", corpus)
     if seeds(name).is_dir():
         argv.append(str(seeds(name)))
+    files = contextlib.ExitStack()
     with open(log, "wb") as out:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                   env=environment())
+                                   env=environment(files.enter_context(scratch())))
+    process.files = files
     process.name, process.log, process.began, process.crashes = name, Path(log), began, crashes
     return process
 
@@ -275,6 +356,7 @@ def finish(process, timeout):
     except subprocess.TimeoutExpired:
         process.kill()
         code = process.wait()
+    process.files.close()
     text = process.log.read_text(errors="replace")
     figures = {"executions": number(r"stat::number_of_executed_units:\s*(\d+)", text) or number(r"#(\d+)\s", text),
                "exec_s": number(r"stat::average_exec_per_sec:\s*(\d+)", text),
@@ -286,8 +368,9 @@ def finish(process, timeout):
 def replay(name, files, binary=None, timeout=300):
     """Runs inputs once each. Returns (exit code, output)."""
     argv = command(binary or BUILD / "asan" / name, name, *map(str, files))
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          env=environment(), timeout=timeout)
+    with scratch() as folder:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              env=environment(folder), timeout=timeout)
     return done.returncode, done.stdout.decode(errors="replace")
 
 
@@ -295,8 +378,7 @@ def replay(name, files, binary=None, timeout=300):
 
 # Unit tests of the pure core: (program, sources, libraries)
 CORE_TESTS = ["names", "errors", "frame", "rpc", "field", "message", "conf", "conf-value", "handshake"]
-# Files whose every line is to be reached, and the share (per cent) that is: what is missing and why
-# is beside the test in tests/fuzz/test_fuzz.py.
+# Files whose every line is to be reached; what is not, and why, is said in tests/fuzz/test_fuzz.py.
 CORE = [*COMMON, "src/client/ring.c", "src/client/ring.h", "src/kmod/grant.c"]
 
 
@@ -310,16 +392,17 @@ def add_unit_tests(ninja):
 
 
 def profile_run(program, argv, raw):
-    env = {**build.environment("clang"), "LLVM_PROFILE_FILE": str(raw / f"{program.name}.%p.profraw")}
-    done = subprocess.run([str(program), *map(str, argv)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, env=env, timeout=900)
+    with scratch() as folder:
+        env = {**environment(folder), "LLVM_PROFILE_FILE": str(raw / f"{program.name}.%p.profraw")}
+        done = subprocess.run([str(program), *map(str, argv)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, env=env, timeout=900)
     if done.returncode:
         raise FuzzError(f"{program.name}: exit {done.returncode}\n{done.stdout.decode(errors='replace')[-3000:]}")
 
 
 def collect(names, with_unit_tests):
     """Runs everything that counts; returns (programs, merged profile)."""
-    where = compile("cov")
+    where = compile("cov", None if with_unit_tests else names)
     raw = COVERAGE / ("raw-" + ("all" if with_unit_tests else "-".join(names)))
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True)
@@ -329,7 +412,7 @@ def collect(names, with_unit_tests):
         profile_run(where / name, [*TARGETS[name].options, "-runs=0", "-rss_limit_mb=0", *folders], raw)
         programs.append(where / name)
     for program in sorted(where.glob("test_*")) if with_unit_tests else []:
-        profile_run(program, [], raw)
+        profile_run(program, [HERE / "corpus"] if program.name == "test_fail_nth" else [], raw)
         programs.append(program)
     merged = raw / "merged.profdata"
     subprocess.run(["llvm-profdata", "merge", "-sparse", "-o", merged, *raw.glob("*.profraw")], check=True)

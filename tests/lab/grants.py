@@ -10,8 +10,9 @@ HEADER_SIZE, GRANT_SIZE, ACTIVE = 4096, 256, 1
 
 
 def active(vm):
-    """Every ACTIVE grant of a VM: channel id, and (offset, size) of both windows."""
+    """Every ACTIVE grant of a VM: slot, generation, channel id, and (offset, size) of both windows."""
     table = (RUNTIME / "vm" / vm / "grants").read_bytes()
     slots = HEADER.unpack_from(table)[3]
     rows = [GRANT.unpack_from(table, HEADER_SIZE + slot * GRANT_SIZE) for slot in range(slots)]
-    return [{"channel": row[2].hex(), "tx": row[7:9], "rx": row[9:11]} for row in rows if row[0] == ACTIVE]
+    return [{"slot": slot, "generation": row[1], "channel": row[2].hex(), "tx": row[7:9], "rx": row[9:11]}
+            for slot, row in enumerate(rows) if row[0] == ACTIVE]

@@ -48,7 +48,7 @@ def daemon(target, *edits):
 def program(target, *edits):
     """The same for any binary of the gcc build, such as "tests/progs/rtt"."""
     built = build.compile("gcc")
-    work = WHERE / key(edits)
+    work = WHERE / key((target, *edits))
     shutil.rmtree(work, ignore_errors=True)
     (work / "build").mkdir(parents=True)
     for name in ("src", "dbus", "units", "man", "completions", "tests", "examples", "meson.build", "meson_options.txt"):

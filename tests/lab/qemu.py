@@ -85,7 +85,7 @@ class Qmp(JsonSocket):
         self.receive(timeout)
         self.command("qmp_capabilities")
 
-    def command(self, name, timeout=30, **arguments):
+    def command(self, name, /, timeout=30, **arguments):
         with self.lock:
             self.send({"execute": name, "arguments": arguments})
             while True:
@@ -142,7 +142,7 @@ class Agent(JsonSocket):
                         return True
         return False
 
-    def command(self, name, timeout=30, **arguments):
+    def command(self, name, /, timeout=30, **arguments):
         with self.lock:
             self.send({"execute": name, "arguments": arguments})
             answer = json.loads(self.receive(timeout).rpartition(b"\xff")[2])
@@ -307,7 +307,7 @@ class Guest:
         with self.talk():
             return self.agent.command(name, timeout, **arguments)
 
-    def monitor(self, name, timeout=30, **arguments):
+    def monitor(self, name, /, timeout=30, **arguments):
         """A command for QEMU."""
         with self.talk():
             return self.qmp.command(name, timeout, **arguments)

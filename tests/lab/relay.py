@@ -249,3 +249,13 @@ def exchanged(*names):
             first[name], second[name] = second[name], first[name]
         return [held.pop(0), held.pop(0)]
     return rule
+
+
+def reordered():
+    """Two messages are held until both are there, then go on in the other order."""
+    held = []
+
+    def rule(message):
+        held.append(message)
+        return None if len(held) < 2 else [held.pop(), held.pop()]
+    return rule

@@ -76,6 +76,18 @@ def connect_many(world, count, *options, service="sensor", peer="ivi/dashboard")
     return answer
 
 
+@contextlib.contextmanager
+def held_channel(world):
+    """A channel of sensor's with the echo service, for the length of the block. Gives its id."""
+    pid = world.rtos.run_bg(as_user("sensor", f"{TESTS}/handshake-bench", "connect", "sensor", "ivi/dashboard", "1",
+                                    "stay"))
+    try:
+        yield running_channel(world)["id"]
+    finally:
+        world.rtos.run(f"kill -TERM {pid}")
+        world.rtos.wait(pid)
+
+
 def forget_certificates(guest):
     guest.run(["/usr/bin/busctl", "call", "org.sivshm1", "/org/sivshm1", "org.sivshm1.Manager",
                "ForgetCertificates"], check=True)

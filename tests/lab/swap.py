@@ -39,3 +39,24 @@ def daemon(world, guest, binary):
         yield
     finally:
         restart(world, guest, f"mv {KEPT} {DAEMON}")
+
+
+@contextlib.contextmanager
+def host(world, binary):
+    """The host runs this sivshm-cad, given as a path here. Guests keep their daemons and channels."""
+    path = "/usr/libexec/sivshm/sivshm-cad"
+    world.host.put_file(f"{path}.broken", binary.read_bytes(), 0o755)
+    world.host.run(f"cp -a {path} {path}.right && mv {path}.broken {path}", check=True)
+    try:
+        restart_host(world)
+        yield
+    finally:
+        world.host.run(f"mv {path}.right {path}", check=True)
+        restart_host(world)
+
+
+def restart_host(world):
+    """Until every guest's daemon has said Hello to the new process."""
+    world.host.run("systemctl restart sivshm-cad", check=True)
+    world.wait_until(lambda: all(vm[3] for vm in world.bus.call("ListVMs")[0]), "the daemons said Hello", 30)
+    world.each(world.wait_connected)

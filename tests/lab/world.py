@@ -185,6 +185,19 @@ class World:
                                      + self.host.journal("-u", "sivshm-cad")[-3000:])
             time.sleep(0.2)
 
+    @contextlib.contextmanager
+    def host_setting(self, text):
+        """Further lines of the host's ca.conf, for the length of the block."""
+        path = "/etc/sivshm-ca/ca.conf"
+        before = self.host.run(f"cat {path}", check=True)[1]
+        self.host.put_file(path, f"{before}\n{text}")
+        try:
+            self.bus.call("Reload")
+            yield
+        finally:
+            self.host.put_file(path, before)
+            self.bus.call("Reload")
+
     @staticmethod
     def guest_json(guest, command, *, check=True, timeout=60):
         rc, out, err = guest.run(command, timeout)
@@ -239,3 +252,15 @@ class World:
                                              check=True)[1].split())
             out[f"{vm} objects"] = len(self.guest_json(guest, "sivshmctl --json list"))
         return out
+
+    def settled(self):
+        """counts() once they stand still, with no channel left."""
+        self.wait_channels(0)
+        end, last = time.monotonic() + 15, None
+        while time.monotonic() < end:
+            now = self.counts()
+            if now == last:
+                return now
+            last = now
+            time.sleep(0.3)
+        raise AssertionError(f"counts do not settle: {last}")

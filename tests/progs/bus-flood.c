@@ -25,7 +25,7 @@
 #include "json-out.h"
 
 #define MAX_CONNECTIONS 256
-#define CALL_TIMEOUT_US (110 * 1000000ULL)
+#define CALL_TIMEOUT_US (300 * 1000000ULL)
 
 struct connection {
 	sd_bus *bus;

@@ -4,6 +4,7 @@
  *
  *	hostile-peer read SERVICE SECONDS
  *	hostile-peer write SERVICE PEER USER SECONDS SCRIBBLE
+ *	hostile-peer work SECONDS
  *
  * write connects, sends a few messages by the rules, and has tests/kmod/hostile rewrite its section
  * through SCRIBBLE, a parameter of that module, again and again while it holds the channel; then
@@ -13,6 +14,8 @@
  * memory.  The first protocol error of a channel counts; then the private state is made anew over
  * the same windows, so that very many errors are met and not one for each handshake.  It ends with
  * the channel, and takes the next one.  Prints one line of JSON: outcomes, and the longest call.
+ *
+ * work counts rounds of the same small work: how much CPU a service gets.
  */
 #include <err.h>
 #include <errno.h>
@@ -170,6 +173,25 @@ static void read_all(const char *service, uint64_t until)
 	sivshm_listener_close(listener);
 }
 
+static void work(uint64_t seconds)
+{
+	uint64_t began = now_ns(), until = began + seconds * SEC, now = began, rounds = 0, gap = 0;
+	uint32_t x = 1;
+
+	while (now < until) {
+		uint64_t last = now;
+
+		for (int i = 0; i < 10000; i++)
+			x = x * 1664525u + 1013904223u;
+		sink = (uint8_t)x;
+		rounds++;
+		now = now_ns();
+		gap = now - last > gap ? now - last : gap;
+	}
+	printf("{\"rounds\":%" PRIu64 ",\"seconds\":%.3f,\"longest_gap_ms\":%.1f}\n", rounds,
+	       (double)(now - began) / 1e9, (double)gap / 1e6);
+}
+
 static void become(const char *name)
 {
 	const struct passwd *user = getpwnam(name);
@@ -209,6 +231,7 @@ static void write_all(const char *service, const char *peer, int scribble, uint6
 
 		if (sivshm_connect(service, peer, &options, &c) < 0) {
 			counts.refused++;
+			usleep(50000);
 			continue;
 		}
 		counts.channels++;
@@ -232,6 +255,10 @@ int main(int argc, char *argv[])
 {
 	uint64_t began = now_ns();
 
+	if (argc == 3 && !strcmp(argv[1], "work")) {
+		work(strtoull(argv[2], NULL, 10));
+		return 0;
+	}
 	if (argc == 4 && !strcmp(argv[1], "read")) {
 		read_all(argv[2], began + strtoull(argv[3], NULL, 10) * SEC);
 	} else if (argc == 7 && !strcmp(argv[1], "write")) {

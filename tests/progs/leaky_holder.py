@@ -78,7 +78,8 @@ class Holder:
         self.doors = {self.door(folder, name): action for name, action in doors.items()}
         self.stop = False
         signal.signal(signal.SIGTERM, self.on_term)
-        say(event="ready", pid=os.getpid(), fd=self.fd, rx=self.rx[0] + PAGE, heap=ctypes.addressof(self.heap), null=self.null)
+        say(event="ready", pid=os.getpid(), fd=self.fd, rx=self.rx[0] + PAGE, heap=ctypes.addressof(self.heap),
+            null=self.null)
         ready()
 
     def move_rx(self):

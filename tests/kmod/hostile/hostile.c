@@ -39,6 +39,7 @@ module_param(rung, ulong, 0444);
 static DEFINE_MUTEX(lock);
 static u8 *section;
 static u64 section_size;
+static u8 header[PAGE]; /* as it was, for whoever comes after this module */
 static u8 __iomem *registers;
 static struct task_struct *thread;
 static bool thread_rings;
@@ -76,7 +77,7 @@ static u64 odd_index(u64 now)
 
 static void store_index(u8 *page)
 {
-	static const unsigned int offsets[] = { 128, 128, 128, 256, 256, 384, 392 };
+	static const unsigned int offsets[] = {128, 128, 128, 256, 256, 384, 392};
 	u64 *word = (u64 *)(page + offsets[below(ARRAY_SIZE(offsets))]);
 
 	WRITE_ONCE(*word, odd_index(READ_ONCE(*word)));
@@ -127,6 +128,15 @@ static void store_once(unsigned int kinds, u32 span)
 		WRITE_ONCE(*(u64 *)(section + 8 * below(section_size / 8)), next_random());
 }
 
+/* Each burst begins with windows that look alive, or nobody would read any further. */
+static void revive(u32 span)
+{
+	for (u32 offset = PAGE; offset <= span; offset += PAGE) {
+		WRITE_ONCE(*(u32 *)(section + offset), 0x31525653);
+		WRITE_ONCE(*(u32 *)(section + offset + 4), 0);
+	}
+}
+
 static int scribble_set(const char *value, const struct kernel_param *param)
 {
 	unsigned int count, kinds, span;
@@ -138,6 +148,7 @@ static int scribble_set(const char *value, const struct kernel_param *param)
 		return -ERANGE;
 	mutex_lock(&lock);
 	state = seed * 0x9e3779b97f4a7c15ULL | 1;
+	revive(span);
 	for (unsigned int i = 0; i < count; i++) {
 		store_once(kinds, span);
 		if (i % 4096 == 0)
@@ -147,7 +158,7 @@ static int scribble_set(const char *value, const struct kernel_param *param)
 	return 0;
 }
 
-static const struct kernel_param_ops scribble_ops = { .set = scribble_set };
+static const struct kernel_param_ops scribble_ops = {.set = scribble_set};
 module_param_cb(scribble, &scribble_ops, NULL, 0200);
 
 static int thread_run(void *unused)
@@ -191,7 +202,7 @@ static int thread_set(const char *value, const struct kernel_param *param)
 	return r;
 }
 
-static const struct kernel_param_ops thread_ops = { .set = thread_set };
+static const struct kernel_param_ops thread_ops = {.set = thread_set};
 module_param_cb(thread, &thread_ops, NULL, 0200);
 
 static int __init hostile_init(void)
@@ -204,12 +215,14 @@ static int __init hostile_init(void)
 	section_size = pci_resource_len(pdev, 2);
 	section = memremap(pci_resource_start(pdev, 2), section_size, MEMREMAP_WB);
 	registers = ioremap(pci_resource_start(pdev, 0), PAGE);
-	if (section && registers)
+	if (section && registers) {
+		memcpy(header, section, sizeof(header));
 		r = 0;
-	else if (section)
+	} else if (section) {
 		memunmap(section);
-	else if (registers)
+	} else if (registers) {
 		iounmap(registers);
+	}
 	pci_dev_put(pdev);
 	return r;
 }
@@ -219,6 +232,7 @@ static void __exit hostile_exit(void)
 {
 	if (thread)
 		kthread_stop(thread);
+	memcpy(section, header, sizeof(header));
 	iounmap(registers);
 	memunmap(section);
 }
