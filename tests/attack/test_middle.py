@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("gi")
 
-import forge  # noqa: E402
-from forge import Authority, alert, uri  # noqa: E402
+import tls_forge as forge  # noqa: E402
+from tls_forge import Authority, alert, uri  # noqa: E402
 from lab import build as builds  # noqa: E402
 from lab import mutant, paths  # noqa: E402
 from lab.attack import RELAY, attack  # noqa: E402
@@ -349,8 +349,8 @@ DROPPED = {  # what the caller and the listening guest say; None: a channel, whi
 
 @pytest.mark.parametrize("key", DROPPED)
 @attack(RELAY, "drops a message of the handshake",
-        stops="every wait ends: `HandshakeTimeout=` at the host, `src/sivshm-cad/session.c`; `TimeoutUSec` of the caller, "
-              "`src/sivshmd/connect.c`",
+        stops="every wait ends: `HandshakeTimeout=` at the host, `src/sivshm-cad/session.c`; `TimeoutUSec` of the "
+              "caller, `src/sivshmd/connect.c`",
         control="with nothing dropped the same relay gives a channel")
 def test_dropped(middle, control, figures, key):
     m = middle()
@@ -702,7 +702,8 @@ FORGED = {  # the caller's error, None: a channel that is taken back; what the l
 
 
 @pytest.mark.parametrize("kind", FORGED, ids=lambda f: f.__name__.removeprefix("forge_"))
-@attack(RELAY, "announces a grant that there is not: too early, without one, of another slot or generation, to the wrong end",
+@attack(RELAY, "announces a grant that there is not: too early, without one, of another slot or generation, to the "
+               "wrong end",
         stops="the kernel takes grants from the host's table alone, `src/kmod/grant.c`; order, `src/sivshmd/accept.c`",
         control="the true announcement through the same relay gives a channel")
 def test_forged_grant(middle, control, kind):
