@@ -125,7 +125,7 @@ REFUSED = {"an old generation": "ESTALE", "the next generation": "ESTALE", "any 
 
 BROKEN_OPEN = [
     Edit("src/kmod/channel.c", "if (le32_to_cpu(grant.generation) != open->generation)", "if (0)"),
-    Edit("src/kmod/channel.c", "*ret_state != SIVSHM_GRANT_ACTIVE && *ret_state != SIVSHM_GRANT_DRAINING", "0"),
+    Edit("src/kmod/channel.c", "*ret_state = le32_to_cpu(grant.state);", "*ret_state = SIVSHM_GRANT_ACTIVE;"),
     Edit("src/kmod/table.c", "\tif (slot >= table->layout.n_slots)\n\t\treturn -ENOENT;\n", ""),
     Edit("src/kmod/grant.c", "layout->places[i].region == region &&\n\t\t    (layout", "(layout"),
     Edit("src/kmod/grant.c", "layout->places[i].region == region && layout->places[i].member",

@@ -147,7 +147,7 @@ def port(world, vm, hello=True):
                 forged.welcome = forged.hello()
             yield forged
     finally:
-        guest.run("systemctl unmask --runtime sivshmd; systemctl start sivshmd", check=True)
+        guest.run("systemctl unmask --runtime sivshmd; systemctl start sivshmd", 180, check=True)
         world.wait_connected(guest)
 
 
