@@ -21,6 +21,22 @@ from lab.puppet import PROT_READ, error_of
 NEIGHBOUR = b"another channel's page"
 BEYOND = 70  # a slot that the table's memory has room for, and its header does not name
 
+# Each of these checks stops another of the attacks below; one build without any of them serves all controls.
+BROKEN = [
+    Edit("src/kmod/owner.c", "\tif (owner) {", "\tif (0) {"),
+    Edit("src/kmod/channel.c", "if (le32_to_cpu(grant.generation) != open->generation)", "if (0)"),
+    Edit("src/kmod/channel.c", "*ret_state = le32_to_cpu(grant.state);", "*ret_state = SIVSHM_GRANT_ACTIVE;"),
+    Edit("src/kmod/table.c", "\tif (slot >= table->layout.n_slots)\n\t\treturn -ENOENT;\n", ""),
+    Edit("src/kmod/grant.c", "layout->places[i].region == region &&\n\t\t    (layout", "(layout"),
+    Edit("src/kmod/grant.c", "layout->places[i].region == region && layout->places[i].member",
+         "layout->places[i].member"),
+    Edit("src/kmod/map.c", "view->pfn + 1 + (page - 1) % view->ring_pages", "view->pfn + page")]
+
+
+@pytest.fixture(scope="module")
+def broken(image):
+    return mutant.module(image, *BROKEN)
+
 
 @contextlib.contextmanager
 def other_module(k, ko):
@@ -79,14 +95,14 @@ def test_rmmod(k, control):
 @attack(ROOT, "opens /dev/sivshm beside the daemon, whose requests it wants to see and make",
         stops="one owner at a time: `src/kmod/owner.c`",
         control="the daemon gone, it opens; with a module that does not count, both have it")
-def test_second_owner(k, image, control):
+def test_second_owner(k, broken, control):
     root = k.stage.spawn()
     for flags in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_EXCL | os.O_NOATIME):
         assert error_of(root.open, "/dev/sivshm", flags) == "EBUSY"
     assert error_of(root.open, f"/proc/{k.owner.worker.pid}/fd/{k.owner.fd}", os.O_RDWR) == "EBUSY"
     k.owner.close()
     Owner(root)
-    with other_module(k, mutant.module(image, Edit("src/kmod/owner.c", "\tif (owner) {", "\tif (0) {"))):
+    with other_module(k, broken):
         control.seen(Owner(k.stage.spawn()).info().n_slots == k.host.slots)
 
 
@@ -123,25 +139,16 @@ REFUSED = {"an old generation": "ESTALE", "the next generation": "ESTALE", "any 
            "a freed slot": "ESTALE", "a revoked slot": "ESTALE", "a slot behind the table's end": "ENOENT",
            "a slot of a region that it is no member of": "EBADMSG"}
 
-BROKEN_OPEN = [
-    Edit("src/kmod/channel.c", "if (le32_to_cpu(grant.generation) != open->generation)", "if (0)"),
-    Edit("src/kmod/channel.c", "*ret_state = le32_to_cpu(grant.state);", "*ret_state = SIVSHM_GRANT_ACTIVE;"),
-    Edit("src/kmod/table.c", "\tif (slot >= table->layout.n_slots)\n\t\treturn -ENOENT;\n", ""),
-    Edit("src/kmod/grant.c", "layout->places[i].region == region &&\n\t\t    (layout", "(layout"),
-    Edit("src/kmod/grant.c", "layout->places[i].region == region && layout->places[i].member",
-         "layout->places[i].member")]
-
-
 @attack(ROOT, "takes /dev/sivshm while the daemon is stopped and opens wrong generations, freed and revoked slots, "
               "slots behind the table and of a region its VM is no member of",
         stops="slot, state, generation and region come from the read-only table: `src/kmod/channel.c`, `grant.c`",
         control="the right generation opens; modules without each of the checks open the rest")
-def test_wrong_slots(k, image, control):
+def test_wrong_slots(k, broken, control):
     k.owner.worker.end()
     k.owner = Owner(k.stage.spawn())
     assert wrong_opens(k) == REFUSED
     assert opened(k, 5, k.grant(5)) == "ok"
-    with other_module(k, mutant.module(image, *BROKEN_OPEN)):
+    with other_module(k, broken):
         assert wrong_opens(k) == dict.fromkeys(REFUSED, "ok")
         control.seen()
 
@@ -151,7 +158,7 @@ def test_wrong_slots(k, image, control):
         stops="a channel is its grant's window and nothing else, whoever opens it: `src/kmod/map.c` "
               "(to close and to open its own VM's channels is root's right)",
         control="the window itself maps; a module that counts pages wrongly maps the neighbour's page")
-def test_beyond_the_window(k, image, control):
+def test_beyond_the_window(k, broken, control):
     theirs = k.channel(1)
     rx = k.see(theirs, b"secret")
     k.owner.worker.end()
@@ -180,6 +187,5 @@ def test_beyond_the_window(k, image, control):
         return NEIGHBOUR in [worker.peek(rx + at, len(NEIGHBOUR)) for at in range(0, size, PAGE)]
 
     assert not beyond()
-    broken = [Edit("src/kmod/map.c", "view->pfn + 1 + (page - 1) % view->ring_pages", "view->pfn + page")]
-    with other_module(k, mutant.module(image, *broken)):
+    with other_module(k, broken):
         control.seen(beyond())
