@@ -48,7 +48,7 @@ struct sivshm_bell {
 	unsigned int n_vectors;
 	struct sivshm_vector *vectors;
 
-	spinlock_t lock;
+	spinlock_t lock; /* everything below */
 	unsigned long window_start;
 	unsigned int count;
 	u64 masked;

@@ -10,10 +10,16 @@
 #include <string.h>
 #define le32_to_cpu(x) le32toh(x)
 #define le64_to_cpu(x) le64toh(x)
-#define is_power_of_2(n) ((n) != 0 && ((n) & ((n)-1)) == 0)
 #endif
 
 #include "grant.h"
+
+#ifndef __KERNEL__
+static bool is_power_of_2(u64 n)
+{
+	return n != 0 && (n & (n - 1)) == 0;
+}
+#endif
 
 static bool string_ok(const u8 *s, size_t size)
 {

@@ -8,7 +8,7 @@
 #include "owner.h"
 #include "uapi/sivshm.h"
 
-DEFINE_MUTEX(sivshm_lock);
+DEFINE_MUTEX(sivshm_lock); /* core.h */
 struct workqueue_struct *sivshm_queue;
 
 static_assert(PAGE_SIZE == SIVSHM_PAGE_SIZE, "windows are made of 4096-byte pages");

@@ -40,7 +40,7 @@ static int read_layout(struct sivshm_table *t, struct sivshm_layout *ret_layout)
 
 	smp_rmb(); /* with the host's stores of the epoch: 0 before the layout, the new one after */
 	memcpy(copy, header_of(t), sizeof(*copy));
-	smp_rmb();
+	smp_rmb(); /* the copy before the second look */
 	if (epoch_of(t) != epoch || le64_to_cpu(copy->epoch) != epoch)
 		r = -EAGAIN;
 	else
@@ -133,10 +133,10 @@ int sivshm_table_grant(u32 slot, struct sivshm_grant *ret_grant)
 	grant = entry(slot);
 	/*
 	 * The generation before the state: one that is new goes with a state that is, and who sees
-	 * the host's ACTIVE sees all fields.  Both pair with the host's release.
+	 * the host's ACTIVE sees all fields.
 	 */
-	generation = smp_load_acquire(&grant->generation);
-	state = smp_load_acquire(&grant->state);
+	generation = smp_load_acquire(&grant->generation); /* with the host's fence behind FREE */
+	state = smp_load_acquire(&grant->state);	   /* pairs with the host's release */
 	memcpy(ret_grant, grant, sizeof(*ret_grant));
 	smp_rmb(); /* the copy before the second look */
 	if (READ_ONCE(grant->state) != state || ret_grant->state != state ||
@@ -161,6 +161,7 @@ u32 sivshm_table_state(u32 slot, u32 generation)
 	if (!table || slot >= table->layout.n_slots)
 		return SIVSHM_GRANT_REVOKED;
 
+	/* With the host's release: a generation that goes with the state, or a later one. */
 	state = le32_to_cpu(smp_load_acquire(&entry(slot)->state));
 	if (le32_to_cpu(READ_ONCE(entry(slot)->generation)) != generation)
 		return SIVSHM_GRANT_REVOKED;

@@ -16,14 +16,15 @@
  *
  *	struct sivshm_channel_info ci = {};
  *	ioctl(channel, SIVSHM_CHANNEL_GET_INFO, &ci);
- *	void *tx = mmap(NULL, ci.tx_map_size, PROT_READ | PROT_WRITE, MAP_SHARED, channel, SIVSHM_TX_OFFSET);
+ *	void *tx = mmap(NULL, ci.tx_map_size, PROT_READ | PROT_WRITE, MAP_SHARED, channel,
+ *			SIVSHM_TX_OFFSET);
  *	void *rx = mmap(NULL, ci.rx_map_size, PROT_READ, MAP_SHARED, channel, SIVSHM_RX_OFFSET);
  *	ioctl(channel, SIVSHM_CHANNEL_NOTIFY);		// ring the peer
  *	poll() for POLLIN, then read() 8 bytes, or SIVSHM_CHANNEL_WAIT for both in one call
  *
  * A window maps as: control page, ring, the same ring again, so that a message that wraps is
- * contiguous.  Exactly that length at exactly that offset can be mapped (else EINVAL), shared, RX not
- * for writing and none for executing (else EACCES).  Mappings are not inherited by a fork.
+ * contiguous.  Exactly that length at exactly that offset can be mapped (else EINVAL), shared, RX
+ * not for writing and none for executing (else EACCES).  Mappings are not inherited by a fork.
  *
  * Errors, all calls: EPERM the caller is not the holder (channel fd); ENODEV no grant table;
  * ENOLINK the channel was revoked or its device is gone; EFAULT, EINVAL as usual (EINVAL also for
@@ -146,9 +147,9 @@ struct sivshm_slot {
  * @cgroup: id (inode number) of the holder's cgroup in the unified hierarchy, never 0
  * @flags:  must be 0
  *
- * ENOENT no such slot; ESTALE neither ACTIVE nor DRAINING, or another generation; EBUSY the slot's channel exists
- * already; EBADMSG the grant does not fit the sections (logged once); ENXIO a section's device is
- * not there; EAGAIN the host is writing the entry, try again.
+ * ENOENT no such slot; ESTALE neither ACTIVE nor DRAINING, or another generation; EBUSY the slot's
+ * channel exists already; EBADMSG the grant does not fit the sections (logged once); ENXIO a
+ * section's device is not there; EAGAIN the host is writing the entry, try again.
  */
 struct sivshm_open {
 	__u32 slot;
@@ -175,7 +176,8 @@ struct sivshm_ref {
 
 /**
  * enum sivshm_event_type
- * @SIVSHM_EVENT_RELEASED: last fd and mapping of a channel are gone; the slot is free for the kernel
+ * @SIVSHM_EVENT_RELEASED: last fd and mapping of a channel are gone; the slot is free for the
+ *                         kernel
  * @SIVSHM_EVENT_REVOKED:  mappings were taken away (host, owner, or device gone); nobody maps the
  *                         windows any more, RELEASED follows when the holder closes
  * @SIVSHM_EVENT_DRAINING: the peer has closed

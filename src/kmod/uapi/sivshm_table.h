@@ -148,7 +148,8 @@ enum sivshm_grant_state {
  * @rx_size:    as @tx_size
  * @local_service: service of this VM that the channel was made for
  * @peer_vm, @peer_service: the authenticated other end
- * @flags:      SIVSHM_GRANT_*; for people and for a host daemon that starts again, no right depends on it
+ * @flags:      SIVSHM_GRANT_*; for people and for a host daemon that starts again, no right
+ *              depends on it
  * @opened:     when it was granted, microseconds since the epoch, host's clock
  *
  * The writer stores a new @generation, then the fields, while the entry is FREE, then @state; each
