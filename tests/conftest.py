@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest  # noqa: E402
 
-from lab import attack, ivshmem_host, paths, puppet, qemu  # noqa: E402
+from lab import attack, debug_kernel, ivshmem_host, paths, puppet  # noqa: E402
 from lab import build as builds  # noqa: E402
 from lab import image as images  # noqa: E402
 from lab.ivshmem_host import IvshmemHost  # noqa: E402
@@ -79,11 +79,42 @@ def ivi(world):
     return world.ivi
 
 
-# the guest of the module's tests, likewise
+# the guest of the module's tests, likewise; one for each kernel
+
+def pytest_generate_tests(metafunc):
+    """The module's cases run on Debian's kernel and on those that look for mistakes.
+
+    @pytest.mark.kernels("kasan") says which; attacks are tried on Debian's alone unless they say so.
+    """
+    if "kernel" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("kernels")
+    attack_suite = metafunc.definition.path.parent.name == "attack"
+    names = marker.args if marker else ["stock"] if attack_suite else ["stock", *debug_kernel.RECIPES]
+    params = [pytest.param(name, marks=[pytest.mark.slow] if name == "kcsan" else []) for name in names]
+    metafunc.parametrize("kernel", params, indirect=True, scope="session")
+
 
 @pytest.fixture(scope="session")
-def programs(image):
+def progress(request):
+    """Says at once how far something long is."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def say(text):
+        with capture.global_and_fixture_disabled():
+            print(f"         {text}", flush=True)
+    return say
+
+
+@pytest.fixture(scope="session")
+def kernel(request, image, progress):
+    return debug_kernel.kernel(request.param, image, progress)
+
+
+@pytest.fixture(scope="session")
+def programs(kernel):
     """Module, test module and puppet: {name: bytes}."""
+    image = kernel.image
     work, log = paths.BUILD / "kmod-tests" / image.kver, paths.BUILD / "kmod-tests.log"
     work.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
@@ -94,7 +125,7 @@ def programs(image):
 
 
 @pytest.fixture(scope="session")
-def bench(image, programs, log_dir):
+def bench(kernel, programs, log_dir):
     """A guest with the module alone."""
     uid = 64201
     with IvshmemHost({"rtos": uid, "ivi": 64202}) as host:
@@ -104,11 +135,11 @@ def bench(image, programs, log_dir):
         args = ["-smp", "2", *host.qemu_args("rtos"), *port.qemu_args(),
                 "-object", f"memory-backend-file,id=foreign,mem-path={foreign.path},size={foreign.size},share=on",
                 "-device", f"ivshmem-plain,memdev=foreign,addr={FOREIGN_ADDR:#x}"]
-        with qemu.Guest("kmod", image, uid=uid, machine="pc", args=args, log_dir=log_dir) as guest:
+        with kernel.guest(f"kmod-{kernel.name}", uid=uid, machine="pc", args=args, log_dir=log_dir) as guest:
             guest.wait_up()
             guest.foreign_bars = guest.run(f"cat /sys/bus/pci/devices/{device(FOREIGN_ADDR)}/resource")[1]
             bench = Bench(guest, host, port, programs)
-            bench.foreign = foreign
+            bench.foreign, bench.kernel = foreign, kernel
             yield bench
 
 

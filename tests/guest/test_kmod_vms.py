@@ -7,13 +7,13 @@ from lab.ivshmem_host import PAGE, IvshmemHost
 from lab.puppet import error_of
 
 
-def test_hot_unplug_of_own_section(image, programs, log_dir):
+def test_hot_unplug_of_own_section(kernel, programs, log_dir):
     """The guest ends with it: emulating QEMU leaves handlers behind that crash it sooner or later."""
     uid = 64205
     with IvshmemHost({"rtos": uid, "ivi": 64202}) as host:
         port = puppet.Port(host.folder / "puppet.sock", uid)
         args = [*host.qemu_args("rtos"), *port.qemu_args()]
-        with qemu.Guest("unplug", image, uid=uid, machine="pc", args=args, log_dir=log_dir) as guest:
+        with kernel.guest(f"unplug-{kernel.name}", uid=uid, machine="pc", args=args, log_dir=log_dir) as guest:
             guest.wait_up()
             k = Bench(guest, host, port, programs).begin()
             channel = k.channel(0)
@@ -30,12 +30,12 @@ def test_hot_unplug_of_own_section(image, programs, log_dir):
             guest.assert_kernel_clean()
 
 
-def test_two_guests(image, programs, log_dir):
+def test_two_guests(kernel, programs, log_dir):
     """Both ends real, on the other machine type: data and doorbells both ways, revocation at both."""
     vms = {"rtos": 64203, "ivi": 64204}
     with IvshmemHost(vms) as host:
         ports = {vm: puppet.Port(host.folder / f"puppet.{vm}", uid) for vm, uid in vms.items()}
-        guests = [qemu.Guest(vm, image, uid=uid, args=host.qemu_args(vm) + ports[vm].qemu_args(), log_dir=log_dir)
+        guests = [kernel.guest(vm, uid=uid, args=host.qemu_args(vm) + ports[vm].qemu_args(), log_dir=log_dir)
                   for vm, uid in vms.items()]
         try:
             qemu.boot(guests)

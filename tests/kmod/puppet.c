@@ -15,6 +15,8 @@
  *	N poke ADDRESS HEX     "ok", or "signal NUMBER"
  *	N send OTHER FD        passes an fd to another worker: "fd NUMBER", that worker's
  *	N count ADDRESS MS     reads the word there for so long: "reads LAST NUMBER-OF-CHANGES"
+ *	N stress MS TX RX FD.. all calls at random on channels with windows of those sizes, or
+ *without sizes on the owner's fd; closes them: "calls NUMBER SUCCEEDED"
  *
  * A worker that ends is told as "N gone STATUS".
  */
@@ -28,12 +30,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "../../src/kmod/uapi/sivshm.h"
 
 #define MAX_WORKERS 32
 #define MAX_LINE 16384
@@ -77,7 +83,7 @@ static void do_fail(char *args, char *answer)
 	dprintf(fd, "%lu", nth);
 	do_call(args, answer);
 	if (pread(fd, number, sizeof(number) - 1, 0) < 0)
-		strcpy(number, "0");
+		strcpy(number, "1"); /* nothing but this very copy was left to fail */
 	dprintf(fd, "0");
 	close(fd);
 	sprintf(answer + strlen(answer), " %lx", strtoul(number, NULL, 0));
@@ -146,6 +152,198 @@ static void do_count(char *args, char *answer)
 	sprintf(answer, "reads %lx %lx", last, changes);
 }
 
+/* Stress: whatever a holder can do to its channels, as fast as it goes, beside others that do it
+ * too */
+
+#define MAX_STRESS_FDS 16
+#define MAX_STRESS_MAPS 8
+
+static struct {
+	uint32_t random;
+	int fds[MAX_STRESS_FDS];
+	unsigned n_fds;
+	size_t tx, rx;
+	struct {
+		char *address;
+		size_t size;
+		int writable;
+	} maps[MAX_STRESS_MAPS];
+} stress;
+
+static uint32_t stress_random(uint32_t below)
+{
+	stress.random = stress.random * 1664525 + 1013904223;
+	return (stress.random >> 8) % below;
+}
+
+static void stress_unmap(unsigned i)
+{
+	if (stress.maps[i].address)
+		munmap(stress.maps[i].address, stress.maps[i].size);
+	stress.maps[i].address = NULL;
+}
+
+static int stress_map(int fd)
+{
+	unsigned i = stress_random(MAX_STRESS_MAPS);
+	int writable = stress_random(2);
+	size_t size = writable ? stress.tx : stress.rx;
+	void *p;
+
+	stress_unmap(i);
+	p = mmap(NULL, size, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd,
+		 writable ? SIVSHM_TX_OFFSET : SIVSHM_RX_OFFSET);
+	if (p == MAP_FAILED)
+		return -1;
+	stress.maps[i].address = p;
+	stress.maps[i].size = size;
+	stress.maps[i].writable = writable;
+	return 0;
+}
+
+static int stress_touch(void)
+{
+	unsigned i = stress_random(MAX_STRESS_MAPS);
+	volatile char *p = stress.maps[i].address;
+
+	if (!p)
+		return -1;
+	p += stress_random(stress.maps[i].size);
+	if (stress.maps[i].writable)
+		*p = 1;
+	else
+		(void)*p;
+	return 0;
+}
+
+/* Splits a mapping and moves its rest. */
+static int stress_split(void)
+{
+	unsigned i = stress_random(MAX_STRESS_MAPS);
+	size_t size = stress.maps[i].size;
+	char *p = stress.maps[i].address;
+
+	if (!p || size <= 4096)
+		return -1;
+	mprotect(p, 4096, PROT_NONE);
+	munmap(p, 4096);
+	stress.maps[i].address = mremap(p + 4096, size - 4096, size - 4096, MREMAP_MAYMOVE);
+	stress.maps[i].size = size - 4096;
+	return stress.maps[i].address == MAP_FAILED ? (stress.maps[i].address = NULL, -1) : 0;
+}
+
+static int stress_fork(int fd)
+{
+	struct sivshm_channel_info info;
+	int status = 1;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		memset(stress.maps, 0, sizeof(stress.maps)); /* not inherited */
+		ioctl(fd, SIVSHM_CHANNEL_GET_INFO, &info);
+		stress_map(fd);
+		_exit(stress_touch());
+	}
+	waitpid(pid, &status, 0);
+	return status;
+}
+
+static int stress_channel(int fd)
+{
+	struct sivshm_channel_info info;
+	struct sivshm_wait wait = {.timeout_ns = stress_random(2) * 1000000};
+	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+	uint64_t count;
+
+	switch (stress_random(16)) {
+	case 0 ... 2:
+		return stress_map(fd);
+	case 3 ... 6:
+		return stress_touch();
+	case 7:
+		return stress_unmap(stress_random(MAX_STRESS_MAPS)), 0;
+	case 8:
+		return stress_split();
+	case 9:
+		return stress_random(4) ? close(dup(fd)) : stress_fork(fd);
+	case 10:
+		return ioctl(fd, SIVSHM_CHANNEL_GET_INFO, &info);
+	case 11:
+		return ioctl(fd, SIVSHM_CHANNEL_NOTIFY);
+	case 12:
+		return ioctl(fd, SIVSHM_CHANNEL_WAIT, &wait);
+	case 13:
+		return poll(&poll_fd, 1, stress_random(2));
+	case 14:
+		return read(fd, &count, sizeof(count));
+	default:
+		return ioctl(fd, SIVSHM_OPEN, &info);
+	}
+}
+
+static int stress_owner(int fd)
+{
+	union {
+		struct sivshm_info info;
+		struct sivshm_section section;
+		struct sivshm_slot slot;
+	} arg = {};
+	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+
+	arg.slot.slot = stress_random(4);
+	switch (stress_random(4)) {
+	case 0:
+		return ioctl(fd, SIVSHM_GET_INFO, &arg);
+	case 1:
+		return ioctl(fd, SIVSHM_GET_SECTION, &arg);
+	case 2:
+		return ioctl(fd, SIVSHM_GET_SLOT, &arg);
+	default:
+		return poll(&poll_fd, 1, stress_random(2));
+	}
+}
+
+static unsigned long now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void do_stress(char *args, char *answer)
+{
+	unsigned long end = now_ms() + strtoul(args, &args, 0);
+	volatile unsigned long calls = 0, good = 0;
+	int s;
+
+	memset(&stress, 0, sizeof(stress));
+	stress.random = getpid() * 2654435761u ^ (uint32_t)now_ms();
+	stress.tx = strtoul(args, &args, 0);
+	stress.rx = strtoul(args, &args, 0);
+	while (*args && stress.n_fds < MAX_STRESS_FDS)
+		stress.fds[stress.n_fds++] = strtol(args, &args, 0);
+	for (unsigned i = 0; i < stress.n_fds && stress.tx; i++)
+		fcntl(stress.fds[i], F_SETFL, O_NONBLOCK);
+
+	s = sigsetjmp(after_signal, 1);
+	if (s > 0) {
+		sprintf(answer, "signal %x", (unsigned)s);
+		return;
+	}
+	for (; now_ms() < end; calls++) {
+		int fd = stress.fds[stress_random(stress.n_fds)];
+
+		if ((stress.tx ? stress_channel(fd) : stress_owner(fd)) >= 0)
+			good++;
+	}
+	for (unsigned i = 0; i < MAX_STRESS_MAPS; i++)
+		stress_unmap(i);
+	for (unsigned i = 0; i < stress.n_fds; i++)
+		close(stress.fds[i]);
+	sprintf(answer, "calls %lx %lx", calls, good);
+}
+
 static void send_message(int socket, const char *text, int fd)
 {
 	struct iovec iov = {(void *)text, strlen(text)};
@@ -212,6 +410,8 @@ static void obey(int socket, char *line)
 		do_poke(line + 5, answer);
 	else if (strncmp(line, "count ", 6) == 0)
 		do_count(line + 6, answer);
+	else if (strncmp(line, "stress ", 7) == 0)
+		do_stress(line + 7, answer);
 	else if (strncmp(line, "send ", 5) == 0)
 		do_send(socket, line + 5);
 	else

@@ -68,11 +68,16 @@ def compile(config):
     return where
 
 
+def headers(image):
+    """What modules for an image's kernel are built against."""
+    return getattr(image, "headers", None) or Path(f"/lib/modules/{image.kver}/build")
+
+
 def module(image, name, source):
     """A module built for the guests' kernel by itself. Returns its bytes."""
     paths.BUILD.mkdir(exist_ok=True)
     work = paths.BUILD / "kmod-tests" / image.kver / name
-    run([paths.ROOT / "src/kmod/build-module", f"/lib/modules/{image.kver}/build", source, work],
+    run([paths.ROOT / "src/kmod/build-module", headers(image), source, work],
         paths.BUILD / "kmod-tests.log", env=environment())
     return (work / f"{name}.ko").read_bytes()
 

@@ -102,7 +102,7 @@ class Owner:
         """At least so many, TABLE and STORM not counted and left out."""
         found = []
         while len(found) < count:
-            if not self.worker.poll(self.fd, POLLIN, timeout):
+            if not self.worker.poll(self.fd, POLLIN, timeout * self.worker.stage.guest.patience):
                 raise AssertionError(f"only {found}")
             found += [e for e in self.events() if e.type not in (TABLE, STORM)]
         return found

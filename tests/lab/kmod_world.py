@@ -4,11 +4,13 @@ in the guest (lab.puppet) use them. Most cases need no second guest: the test is
 """
 
 import contextlib
+import os
 import time
 
 from . import kmod, puppet
 from .ivshmem_host import PAGE
 from .kmod import Channel, Owner
+from .puppet import MAP_SHARED, PROT_READ, PROT_WRITE
 
 UID, OTHER_UID = 1000, 1001
 MODULE = "/root/sivshm.ko"
@@ -21,11 +23,10 @@ def device(addr):
     return f"0000:00:{addr:02x}.0"
 
 
-def map_bar(addr, script):
-    """Root maps BAR2 by sysfs as m, as every tool for ivshmem does."""
-    return ["/usr/bin/python3", "-c", "import mmap,os,time\n"
-            f"fd=os.open('/sys/bus/pci/devices/{device(addr)}/resource2', os.O_RDWR)\n"
-            f"m=mmap.mmap(fd, 4096)\n{script}"]
+def map_bar(worker, addr):
+    """Root maps BAR2 by sysfs, as every tool for ivshmem does."""
+    fd = worker.open(f"/sys/bus/pci/devices/{device(addr)}/resource2", os.O_RDWR)
+    return worker.call("mmap", 0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
 
 
 def hand(giver, fd, taker):
@@ -58,7 +59,7 @@ class Bench:
         self.stage.clear()
         self.host.free_all(self.vm)
         owner = Owner(self.stage.spawn())
-        for slot in range(self.host.slots):
+        for slot in range(self.host.slots) if owner.info().n_channels else ():
             state = owner.slot(slot)
             if state.channel:
                 owner.adopt(slot, state.channel_generation)
@@ -182,9 +183,8 @@ class Bench:
         time.sleep(pause)
         assert [e for e in self.owner.events() if e.type not in (kmod.TABLE, kmod.STORM)] == []
 
-    @staticmethod
-    def until(condition, what, timeout=10):
-        end = time.monotonic() + timeout
+    def until(self, condition, what, timeout=10):
+        end = time.monotonic() + timeout * self.guest.patience
         while not (value := condition()):
             assert time.monotonic() < end, f"timeout: {what}"
             time.sleep(0.02)

@@ -67,6 +67,6 @@ def module(image, *edits):
     (work / "src").mkdir()
     copy(paths.ROOT / "src/kmod", work / "src")
     change(work, edits)
-    build.run([work / "src/kmod/build-module", f"/lib/modules/{image.kver}/build", work / "src/kmod", work / "out"],
+    build.run([work / "src/kmod/build-module", build.headers(image), work / "src/kmod", work / "out"],
               paths.BUILD / "mutants.log", env=build.environment())
     return (work / "out/sivshm.ko").read_bytes()

@@ -19,9 +19,10 @@ import threading
 # x86-64
 NR = dict(read=0, write=1, close=3, poll=7, mmap=9, mprotect=10, munmap=11, ioctl=16, pread64=17, mremap=25,
           madvise=28, dup=32, fork=57, getpid=39, fcntl=72, remap_file_pages=216, openat=257, epoll_create1=291,
-          epoll_ctl=233, epoll_wait=232, process_vm_readv=310, wait4=61, exit=60, kill=62)
+          epoll_ctl=233, epoll_wait=232, process_vm_readv=310, wait4=61, exit=60, kill=62, rt_sigprocmask=14,
+          clock_gettime=228)
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
-MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 0x20
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20
 AT_FDCWD = -100
 BUFFER = 1 << 16
 SIGBUS, SIGSEGV = 7, 11
@@ -75,7 +76,7 @@ class Stage:
         threading.Thread(target=self.listen, daemon=True).start()
         guest.put_file(where, program, 0o755)
         self.process = guest.run_bg([where, f"/dev/virtio-ports/{port.name}"])
-        self.answers[0].get(timeout=20)
+        self.answers[0].get(timeout=20 * guest.patience)
 
     def queue_of(self, worker):
         with self.lock:
@@ -120,7 +121,7 @@ class Worker:
         self.stage.say(self.id, command)
 
     def answer(self, timeout=20):
-        answer = self.queue.get(timeout=timeout)
+        answer = self.queue.get(timeout=timeout * self.stage.guest.patience)
         if answer.startswith("gone"):
             if self in self.stage.workers:
                 self.stage.workers.remove(self)
@@ -184,6 +185,17 @@ class Worker:
             raise Fault(int(values[0], 16))
         return [int(v, 16) for v in values]
 
+    def begin_stress(self, ms, fds, tx_size=0, rx_size=0):
+        """All calls at random on channel fds, or with no sizes on the owner's; in the end the fds are closed."""
+        self.say(f"stress {ms} {tx_size} {rx_size} " + " ".join(map(str, fds)))
+
+    def finish_stress(self, timeout=60):
+        """How many calls there were, and how many went well."""
+        kind, *values = self.answer(timeout).split()
+        if kind != "calls":
+            raise Fault(int(values[0], 16))
+        return [int(v, 16) for v in values]
+
     def open(self, path, flags):
         self.poke(self.buffer, path.encode() + b"\0")
         return self.call("openat", AT_FDCWD, self.buffer, flags, 0)
@@ -197,6 +209,22 @@ class Worker:
             self.poke(self.buffer, data)
         result = self.call("ioctl", fd, request, self.buffer)
         return result, self.peek(self.buffer, len(data))
+
+    def cat(self, path, size=BUFFER // 16):
+        """The beginning of a file."""
+        fd = self.open(path, os.O_RDONLY)
+        try:
+            return self.read(fd, size).decode()
+        finally:
+            self.close(fd)
+
+    def echo(self, text, path):
+        fd = self.open(path, os.O_WRONLY)
+        try:
+            self.poke(self.buffer, text.encode())
+            self.call("write", fd, self.buffer, len(text))
+        finally:
+            self.close(fd)
 
     def read(self, fd, size):
         n = self.call("read", fd, self.buffer, size)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from lab import host, image as images, qemu
+from lab import debug_kernel, host, image as images, qemu
 
 
 def section(folder, name, text):
@@ -125,3 +125,15 @@ def test_third_party_sources():
     assert images.is_debian_stanza(line) and "Signed-By: /k.gpg" in line
     for other in ("deb http://o.example bookworm stable", "deb-src http://m.example/d bookworm main", "# deb"):
         assert images.stanza_from_line(other) is None
+
+
+def test_refused_kernel_options():
+    """Kconfig drops an option that it cannot have; a debug kernel without a detector must not pass for one."""
+    recipe = {"on": ["KASAN", "SLUB"], "off": ["SLOB"], "values": {"NR_CPUS": "4"}}
+    good = "CONFIG_KASAN=y\nCONFIG_SLUB=y\n# CONFIG_SLOB is not set\nCONFIG_NR_CPUS=4\n"
+    assert debug_kernel.refusals(good, recipe) == []
+    assert debug_kernel.refusals(good.replace("CONFIG_KASAN=y", "# CONFIG_KASAN is not set"), recipe) == ["KASAN"]
+    assert debug_kernel.refusals(good.replace("CONFIG_KASAN=y\n", ""), recipe) == ["KASAN"]
+    assert debug_kernel.refusals(good.replace("SLUB=y", "SLUB=m"), recipe) == ["SLUB"]
+    assert debug_kernel.refusals(good + "CONFIG_SLOB=y\n", recipe) == ["SLOB"]
+    assert debug_kernel.refusals(good.replace("=4", "=64"), recipe) == ["NR_CPUS"]
