@@ -95,6 +95,18 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("kernel", params, indirect=True, scope="session")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """One boot for each kernel: the cases of a debug kernel run in a row, after everything else."""
+    def place(item):
+        params = getattr(item, "callspec", None)
+        name = params.params.get("kernel") if params else None
+        if name not in debug_kernel.RECIPES:
+            return 0, ""
+        return 1 + list(debug_kernel.RECIPES).index(name), str(item.path)
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def progress(request):
     """Says at once how far something long is."""
