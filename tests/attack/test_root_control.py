@@ -41,8 +41,18 @@ def given_back(world, baseline):
     assert used(world) == baseline
 
 
-def broken_cad(*edits):
-    return mutant.daemon("sivshm-cad", *edits)
+# Each of these checks stops another of the attacks below; one build without any of them serves most controls.
+BROKEN = [
+    Edit("src/sivshm-cad/policy.c", "if (!vm_config_has_service(vm, service->service))", "if (0)"),
+    Edit("src/sivshm-cad/policy.c", "rule = config_find_rule(config, from, to);", "rule = config->rules;"),
+    Edit("src/sivshm-cad/session-relay.c", "!s || s->from_vm != vm || s->state", "!s || s->state"),
+    Edit("src/sivshm-cad/session-relay.c", "CRYPTO_memcmp(finished.exporter, s->exporter, sizeof(s->exporter)) != 0",
+         "0")]
+
+
+@pytest.fixture(scope="module")
+def broken():
+    return mutant.daemon("sivshm-cad", *BROKEN)
 
 
 def no_grant():
@@ -75,7 +85,7 @@ def test_hello_as_another_vm(world, control):
 @attack(ROOT, "asks for certificates of services that its VM may not hold, and listens as them",
         stops="the VM's own `Services=` decides: `src/sivshm-cad/policy.c`",
         control="a host that does not look at `Services=` issues the certificate and takes the listener")
-def test_service_of_another_vm(world, control):
+def test_service_of_another_vm(world, broken, control):
     services = ["dashboard", "recorder", "ghost"]
     with forge.port(world, "rtos") as port:
         csr = forge.make_csr(forge.new_key())
@@ -88,7 +98,6 @@ def test_service_of_another_vm(world, control):
             assert port.refused("Listen", service=service) == BAD_PARAMS, service
         assert port.refused("Listen", service="sensor", vm="ivi") == BAD_PARAMS
         assert not story.listening(world, "rtos", "dashboard")
-    broken = broken_cad(Edit("src/sivshm-cad/policy.c", "if (!vm_config_has_service(vm, service->service))", "if (0)"))
     with swap.host(world, broken), forge.port(world, "rtos") as port:
         _, pem = port.certificate("dashboard")
         port.call("Listen", service="dashboard")
@@ -140,10 +149,10 @@ def test_request_with_foreign_names(world, control):
     copies = ("({ (void)spiffe_id; STACK_OF(X509_EXTENSION) *all = X509_REQ_get_extensions(request); for (int i = 0; "
               "i < sk_X509_EXTENSION_num(all); i++) X509_add_ext(leaf, sk_X509_EXTENSION_value(all, i), 0); 0; }) < 0")
     file = "src/sivshm-cad/ca-issue.c"
-    broken = broken_cad(Edit(file, "add_uri_san(leaf, spiffe_id, true) < 0", copies),
-                        *(Edit(file, f"\t    add_extension(leaf, ca->certificate, {line}) < 0 ||\n", "")
-                          for line in OWN_EXTENSIONS))
-    with swap.host(world, broken), forge.port(world, "rtos") as port:
+    copying = mutant.daemon("sivshm-cad", Edit(file, "add_uri_san(leaf, spiffe_id, true) < 0", copies),
+                            *(Edit(file, f"\t    add_extension(leaf, ca->certificate, {line}) < 0 ||\n", "")
+                              for line in OWN_EXTENSIONS))
+    with swap.host(world, copying), forge.port(world, "rtos") as port:
         _, pem = port.certificate("sensor", key, csr)
     leaf = leaf_of(pem)
     control.seen(forge.spiffe("ivi/dashboard") in names_of(pem)
@@ -153,7 +162,7 @@ def test_request_with_foreign_names(world, control):
 @attack(ROOT, "connects as services and to services that the host's policy does not join",
         stops="default deny, and VM and region of both ends: `src/sivshm-cad/policy.c`, `session-relay.c`",
         control="with a host that takes any rule for the right one the peer hears of it")
-def test_connect_without_rule(world, control):
+def test_connect_without_rule(world, broken, control):
     def connect(port, source, to, ring=RING):
         return port.request("Connect", **{"from": source}, to=to, ringSize=ring, flight=b64(b"hello"))
 
@@ -177,8 +186,6 @@ def test_connect_without_rule(world, control):
         for ring in (0, 5000, (1 << 63) - 1, -1, "4096", 4096.0):
             assert refused(rtos, "sensor", "ivi/dashboard", ring) == BAD_PARAMS, ring
         assert not ivi.heard("Incoming", 0.1) and no_grant()
-    broken = broken_cad(Edit("src/sivshm-cad/policy.c", "rule = config_find_rule(config, from, to);",
-                             "rule = config->rules;"))
     with swap.host(world, broken), forge.port(world, "ivi") as ivi, forge.port(world, "rtos") as rtos:
         ivi.call("Listen", service="dashboard")
         connect(rtos, "camera", "ivi/dashboard")
@@ -190,7 +197,7 @@ def test_connect_without_rule(world, control):
 @attack(ROOT, "confirms, cancels and finishes sessions of others, guessed ones and ended ones",
         stops="a session is found by its VM and its side only, and once: `src/sivshm-cad/session.c`, `session-relay.c`",
         control="with a host that does not ask whose session it is, the listening VM makes itself a channel")
-def test_session_of_another(world, control):
+def test_session_of_another(world, broken, control):
     def steal(rtos, ivi):
         """ivi, the listening side, confirms what rtos began, and answers itself. Returns the code of the refusal."""
         h = Handshake(rtos, ivi, ring=RING).connect()
@@ -225,9 +232,7 @@ def test_session_of_another(world, control):
         assert rtos.refused("Confirm", session=h.session, **confirm) == NO_OBJECT
         assert rtos.refused("Cancel", session=h.session) == NO_OBJECT
         assert no_grant()
-    broken = broken_cad(Edit("src/sivshm-cad/session-relay.c", "!s || s->from_vm != vm || s->state", "!s || s->state"))
-    with swap.host(world, broken), \
-            forge.port(world, "ivi") as ivi, forge.port(world, "rtos") as rtos:
+    with swap.host(world, broken), forge.port(world, "ivi") as ivi, forge.port(world, "rtos") as rtos:
         ivi.call("Listen", service="dashboard")
         _, answer = steal(rtos, ivi)
         control.seen(isinstance(answer, dict) and len(grants.active("ivi")) == 1)
@@ -284,9 +289,9 @@ def test_certificate_of_another(world, control):
             assert "certificate" in port.error and no_grant(), what
         port.call("Confirm", **connect(port, port.certificate("sensor")))
         assert len(grants.active("rtos")) == 1
-    broken = mutant.daemon("sivshmd", Edit("src/common/handshake-verify.c", "\tif (!wrong)\n\t\twrong = check_name",
-                                           "\tif (0)\n\t\twrong = check_name"))
-    with swap.daemon(world, world.ivi, broken), story.echo(world), forge.port(world, "rtos") as port:
+    credulous = mutant.daemon("sivshmd", Edit("src/common/handshake-verify.c", "\tif (!wrong)\n\t\twrong = check_name",
+                                              "\tif (0)\n\t\twrong = check_name"))
+    with swap.daemon(world, world.ivi, credulous), story.echo(world), forge.port(world, "rtos") as port:
         port.call("Confirm", **connect(port, stolen))
         control.seen(len(grants.active("ivi")) == 1)
 
@@ -295,7 +300,7 @@ def test_certificate_of_another(world, control):
         stops="both ends' identities and exporter values are compared before memory is granted: "
               "`src/sivshm-cad/session-relay.c`",
         control="a host that does not compare the exporters grants")
-def test_confirm_without_handshake(world, control):
+def test_confirm_without_handshake(world, broken, control):
     def others(confirm):
         return {"no flight": {"flight": b64(b"")}, "no TLS": {"flight": b64(b"x" * 100)},
                 "half a flight": {"flight": b64(forge.unb64(confirm["flight"])[:-1])},
@@ -308,8 +313,6 @@ def test_confirm_without_handshake(world, control):
             confirm = connect(port, mine)
             code = port.refused("Confirm", **{**confirm, **others(confirm)[what]})
             assert code in (FAILED, BAD_PARAMS) and no_grant(), what
-    broken = broken_cad(Edit("src/sivshm-cad/session-relay.c", "CRYPTO_memcmp(finished.exporter, s->exporter, "
-                             "sizeof(s->exporter)) != 0", "0"))
     with swap.host(world, broken), story.echo(world), forge.port(world, "rtos") as port:
         port.call("Confirm", **{**connect(port, port.certificate("sensor")), "exporter": b64(bytes(32))})
         control.seen(len(grants.active("rtos")) == 1)

@@ -12,11 +12,13 @@ import re
 
 import pytest
 
-from lab import paths
+from lab import grants, paths, story
+from lab import build as builds
 from lab.attack import ROOT, attack
 from lab.ivshmem_host import PAGE
 from lab.kmod_world import FOREIGN_ADDR, PLACES, device
 from lab.puppet import error_of
+from lab.world import PCI_SLOT, RUNTIME, SECTION_SIZE
 
 TOOL = "/root/bar.py"
 SECRET = b"a secret of the peer"
@@ -56,7 +58,7 @@ class OthersMemory:
         return self.now() == self.before
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def others_memory(k):
     """Whatever happens, the peer's section and the table stay as they were."""
     memory = OthersMemory(k)
@@ -83,7 +85,7 @@ def all_refused(answers):
 @attack(ROOT, "maps, reads and writes resource0, resource2 and resource2_wc of table, own and peer section",
         stops="the module claims the BARs exclusively: `src/kmod/bar.c` (with `IO_STRICT_DEVMEM`)",
         control="an ivshmem device that nobody claims is mapped, and the store reaches its memory")
-def test_sysfs(k, tool, control):
+def test_sysfs(k, tool, others_memory, control):
     all_refused(tool("sysfs", *DEVICES))
     k.foreign.write(64, bytes(len(MARK)))
     ways = tool("sysfs", device(FOREIGN_ADDR))[device(FOREIGN_ADDR)]
@@ -93,7 +95,7 @@ def test_sysfs(k, tool, control):
 @attack(ROOT, "maps, reads and writes the BARs by /dev/mem and looks for /dev/port",
         stops="the module claims the BARs exclusively: `src/kmod/bar.c` (with `IO_STRICT_DEVMEM`)",
         control="the BAR of a device that nobody claims is mapped, and the store reaches its memory")
-def test_dev_mem(k, tool, control):
+def test_dev_mem(k, tool, others_memory, control):
     all_refused(tool("mem", *DEVICES))
     k.foreign.write(64, bytes(len(MARK)))
     ways = tool("mem", device(FOREIGN_ADDR))[device(FOREIGN_ADDR)]
@@ -104,7 +106,7 @@ def test_dev_mem(k, tool, control):
               "(they are its own VM's to see: outside the threat model; Linux shows zeros)",
         stops="Linux leaves I/O mappings out of `/proc/kcore`; the module maps them as such: `src/kmod/bar.c`",
         control="the kernel's own text is read the same way")
-def test_kcore(k, tool, control):
+def test_kcore(k, tool, others_memory, control):
     for name, found in tool("kcore", *DEVICES).items():
         assert any(way.startswith("mapping") for way in found), found.keys()
         assert not any(SECRET.hex() in text for text in found.values()), DEVICES[name]
@@ -158,7 +160,7 @@ def driven_by(k, driver, which):
               "(reading what its VM may see is outside the threat model)",
         stops="QEMU opened table and peer section O_RDONLY and maps them as ROM: `src/sivshm-cad/qemu-args.c`",
         control="the same stores to its own section stick")
-def test_device_taken(k, tool, control, driver):
+def test_device_taken(k, tool, others_memory, control, driver):
     expected = {"vfio-pci": ""}.get(driver, driver)  # without an IOMMU vfio-pci takes nothing
     for which in PLACES:
         with driven_by(k, driver, which) as bound:
@@ -194,7 +196,7 @@ def moved(k, tool, which, target):
               "and stores there (its own kernel it can deceive that way: outside the threat model)",
         stops="addresses are the guest's own affair; each BAR stays what QEMU opened: `src/sivshm-cad/qemu-args.c`",
         control="the moved BAR takes the stores: they are in its own section")
-def test_moved_bar(k, tool, control):
+def test_moved_bar(k, tool, others_memory, control):
     for which, offset in (("peer", 3 * PAGE), ("table", 2 * PAGE)):
         assert kernel_store(k, which, offset) == "ignored"
         start, _ = bar(k, PLACES[which])
@@ -237,17 +239,34 @@ def test_table_switched_off(k, tool, others_memory, control):
 @attack(ROOT, "stores to the grant table and to the peer's section from a kernel module, in every way that the CPU has",
         stops="QEMU opened the files O_RDONLY and maps them as ROM: `src/sivshm-cad/qemu-args.c`",
         control="each of the stores to its own section sticks")
-def test_kernel_stores(k, control):
+def test_kernel_stores(k, others_memory, control):
     def ways(which, offset):
-        k.guest.run(f"insmod /root/store.ko device={PLACES[which]} offset={offset} ways=1")
-        found = re.findall(r"store by ([^:]+): (\w+)", k.guest.kernel_log())[-12:]
-        assert len(dict(found)) == 12
-        return dict(found)
+        return story.kernel_stores(k.guest, PLACES[which], offset)
 
     for which, offsets in (("table", (0, 24, PAGE, k.member.table.size - 8)), ("peer", (0, 3 * PAGE, (1 << 20) - 8))):
         for offset in offsets:
             assert set(ways(which, offset).values()) == {"ignored"}, (which, offset)
     control.seen(set(ways("own", 3 * PAGE).values()) == {"sticks"})
+
+
+@attack(ROOT, "stores to the peer's window and to the grants of a channel in use, from a kernel module",
+        stops="QEMU opened the files O_RDONLY and maps them as ROM: `src/sivshm-cad/qemu-args.c`",
+        control="each of the stores to its own section sticks; the channel goes on")
+def test_kernel_stores_under_a_channel(world, control):
+    world.rtos.put_file("/root/store.ko", builds.test_module(world.image, "store"))
+    files = [RUNTIME / "region/cockpit/ivi", RUNTIME / "vm/rtos/grants"]
+    table, own, peer = (PCI_SLOT + i for i in range(3))
+    with story.echo(world):
+        with story.held_channel(world):
+            [grant] = grants.active("rtos")
+            before = [path.read_bytes() for path in files]
+            for slot, offset in ((peer, grant["rx"][0]), (peer, grant["rx"][0] + PAGE), (table, grants.HEADER_SIZE),
+                                 (table, grants.HEADER_SIZE + 40)):
+                assert set(story.kernel_stores(world.rtos, slot, offset).values()) == {"ignored"}
+            assert [path.read_bytes() for path in files] == before
+        control.seen(set(story.kernel_stores(world.rtos, own, SECTION_SIZE - PAGE).values()) == {"sticks"})
+        story.connect_many(world, 1, "hold")
+    world.wait_channels(0)
 
 
 @pytest.fixture
@@ -261,7 +280,7 @@ def edu(k):
 @attack(ROOT, "has another device write to the grant table and to the peer's section by DMA",
         stops="QEMU opened the files O_RDONLY: no device of the guest writes them: `src/sivshm-cad/qemu-args.c`",
         control="the same DMA to its own section arrives")
-def test_dma(k, tool, edu, control):
+def test_dma(k, tool, edu, others_memory, control):
     own = bar(k, PLACES["own"])[0]
     k.member.section.write(5 * PAGE, MARK)
     k.member.section.write(6 * PAGE, bytes(PAGE))

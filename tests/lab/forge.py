@@ -137,9 +137,9 @@ class Port(Daemon):
 
 @contextlib.contextmanager
 def port(world, vm, hello=True):
-    """The control port of a guest in the hands of its root."""
+    """The control port of a guest in the hands of its root. Nobody may call sivshmd there: the bus would start it."""
     guest = world.guests[vm]
-    guest.run("systemctl mask --runtime --now sivshmd", check=True)
+    guest.run("systemctl stop sivshmd", check=True)
     try:
         with joined(world, guest) as sock:
             forged = Port(world, vm, sock)
@@ -147,7 +147,7 @@ def port(world, vm, hello=True):
                 forged.welcome = forged.hello()
             yield forged
     finally:
-        guest.run("systemctl unmask --runtime sivshmd; systemctl start sivshmd", 180, check=True)
+        guest.run("systemctl start sivshmd", 180, check=True)
         world.wait_connected(guest)
 
 

@@ -308,6 +308,14 @@ def kernel_store(guest, slot, offset):
     return re.findall(r"store: (\w+)", guest.kernel_log())[-1]
 
 
+def kernel_stores(guest, slot, offset):
+    """The same for every way that the CPU has to store: {way: sticks or ignored}."""
+    guest.run(f"insmod /root/store.ko device={slot} offset={offset} ways=1")
+    ways = dict(re.findall(r"store by ([^:]+): (\w+)", guest.kernel_log())[-12:])
+    need(len(ways) == 12, f"stores in only {len(ways)} ways")
+    return ways
+
+
 def refuse_kernel_store(world):
     """The kernel itself stores to the peer's section and to the grant table; the own section shows that it can."""
     world.rtos.put_file("/root/store.ko", builds.test_module(world.image, "store"))
