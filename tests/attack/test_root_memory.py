@@ -157,7 +157,7 @@ def driven_by(k, driver, which):
 
 
 @pytest.mark.parametrize("driver", ["", "uio_pci_generic", "vfio-pci"])
-@attack(ROOT, "takes a device from the module (no driver, uio_pci_generic, vfio-pci) and writes all of BAR2 by sysfs "
+@attack(ROOT, "takes a device from the module (no driver, uio_pci_generic, vfio-pci) and stores to BAR2 by sysfs "
               "(reading what its VM may see is outside the threat model)",
         stops="QEMU opened table and peer section O_RDONLY and maps them as ROM: `src/sivshm-cad/qemu-args.c`",
         control="the same stores to its own section stick")
