@@ -149,7 +149,6 @@ def test_grant(cbmc, work, name):
     assert not check_grant(cbmc, work, f"prove_{name}", turns=GRANT[name])
 
 
-@pytest.mark.slow
 def test_grant_layout(cbmc, work):
     """Tables of up to two sections, and all that say more than the most there can be."""
     assert not check_grant(cbmc, work, "prove_layout", turns=3)
