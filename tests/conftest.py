@@ -159,7 +159,7 @@ def bench(kernel, programs, log_dir):
 def k(bench, request):
     """The bench with an owner. The kernel log is part of the verdict; no channel is left behind."""
     name = request.node.nodeid
-    bench.guest.mark(name)
+    bench.stage.note(f"lab: {name}")
     yield bench.begin()
     bench.end()
-    bench.guest.assert_kernel_clean(since=name)
+    bench.assert_kernel_clean(since=name)

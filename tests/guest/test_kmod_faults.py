@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lab.kmod_world import BOUND, OTHER_UID, PLACES, UID, device, hand
-from lab import kmod, leaks
+from lab import debug_kernel, kmod, leaks
 from lab.ivshmem_host import PAGE
 from lab.kmod import POLLERR, POLLIN
 from lab.puppet import AT_FDCWD, MAP_FIXED, MAP_SHARED, PROT_READ, PROT_WRITE
@@ -278,7 +278,7 @@ def test_page_fault(k, channel, figures, window):
 # probe
 
 @pytest.mark.parametrize("which", PLACES)
-def test_probe(k, books, figures, which):
+def test_probe(k, books, figures, request, which):
     """Linux 6.1 does not look whether radix_tree_insert() worked when it makes an interrupt descriptor
     (irq_insert_desc), and then follows a null pointer: of the own section's allocations that one cache is left out,
     and pages with it, for it gets its own by those."""
@@ -314,6 +314,9 @@ def test_probe(k, books, figures, which):
     k.wait_sections()
     k.begin()
     k.channel(0).map_rx()
+    if which == "own":
+        k.assert_kernel_clean(request.node.nodeid, known=debug_kernel.no_proc_file)
+        k.stage.note(f"lab: {request.node.nodeid}")
 
 
 def test_nothing_was_kept(bench, books):

@@ -31,7 +31,9 @@ def plant(guest, bug):
     guest.mark(mark)
     guest.run(f"insmod /root/planted.ko bug={bug}")
     assert f"planted: {bug} ends" in guest.kernel_log().rpartition(mark)[2]
-    return guest.kernel_trouble(since=mark)
+    guest.mark(f"end of {mark}")
+    guest.console_has(f"lab: end of {mark}")
+    return guest.kernel_trouble(since=f"{mark}\n")
 
 
 @pytest.mark.kernels("kasan")

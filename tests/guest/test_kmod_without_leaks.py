@@ -3,7 +3,7 @@
 
 import pytest
 
-from lab import leaks
+from lab import debug_kernel, leaks, qemu
 
 
 @pytest.mark.kernels("kasan")
@@ -16,3 +16,11 @@ def test_nothing_is_lost(bench, figures):
     left = leaks.objects(bench.guest)
     bench.load()
     assert not left, left
+
+
+@pytest.mark.kernels("kasan", "kcsan")
+def test_nothing_was_said(bench):
+    """The whole log once more: the cases look at what came out on the console."""
+    log = bench.guest.kernel_log()
+    trouble = qemu.trouble_in(log, debug_kernel.no_proc_file)
+    assert len(log) > 10000 and not trouble, trouble[:20]

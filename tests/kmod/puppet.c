@@ -6,6 +6,7 @@
  * may block or die.  A line is "WORKER COMMAND...", the answer "WORKER ANSWER...".  Numbers are C
  * numbers, answers hexadecimal.
  *
+ *	0 note TEXT            writes to the kernel log: "ok"
  *	N spawn UID CGROUP     new worker in that cgroup folder (- for the present one) of that uid
  *	N kill                 kill worker
  *	N call NR ARG...       system call: "RESULT ERRNO"
@@ -503,13 +504,26 @@ static void spawn(unsigned worker, char *args)
 	say(worker, answer);
 }
 
+static void note(const char *text)
+{
+	char line[512];
+	int n = snprintf(line, sizeof(line), "%s\n",
+			 text); /* without its end it stays in the kernel */
+	int fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+
+	say(0, write(fd, line, n) == n ? "ok" : "cannot");
+	close(fd);
+}
+
 static void from_host(char *line)
 {
 	char *command;
 	unsigned worker = strtoul(line, &command, 0) % MAX_WORKERS;
 
 	command += strspn(command, " ");
-	if (strncmp(command, "spawn ", 6) == 0)
+	if (strncmp(command, "note ", 5) == 0)
+		note(command + 5);
+	else if (strncmp(command, "spawn ", 6) == 0)
 		spawn(worker, command + 6);
 	else if (!workers[worker].pid)
 		say(worker, "gone");

@@ -68,6 +68,13 @@ class Bench:
         self.stage.clear()
         assert left == 0, f"{left} channels left"
 
+    def assert_kernel_clean(self, since, known=lambda warning: False):
+        """Since that note, until now. Warnings that are known are passed over."""
+        if not self.guest.systemd:
+            self.stage.note(f"lab: end of {since}")
+            self.guest.console_has(f"lab: end of {since}")
+        self.guest.assert_kernel_clean(f"{since}\n", known)
+
     # module and devices
 
     def insmod(self, parameters=""):

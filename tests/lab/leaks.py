@@ -18,7 +18,7 @@ for c in $caches; do cat $c/alloc_traces; done | awk 'BEGIN { RS="" } /MODULE/ {
 def unreferenced(guest):
     """kmemleak's reports since the boot, as texts. An object is reported when the second scan finds it unchanged
     and it is older than five seconds."""
-    text = guest.run(f"sleep 5; echo scan > {KMEMLEAK}; echo scan > {KMEMLEAK}; cat {KMEMLEAK}", timeout=300, check=True)[1]
+    text = guest.run(f"set -e; sleep 5; echo scan > {KMEMLEAK}; echo scan > {KMEMLEAK}; cat {KMEMLEAK}", timeout=300, check=True)[1]
     return [part for part in re.split(r"^(?=unreferenced object)", text, flags=re.M) if part.strip()]
 
 

@@ -93,6 +93,11 @@ class Stage:
     def say(self, worker, command):
         self.sock.sendall(f"{worker} {command}\n".encode())
 
+    def note(self, text):
+        """Writes to the kernel log."""
+        self.say(0, f"note {text}")
+        assert self.answers[0].get(timeout=20 * self.guest.patience) == "ok"
+
     def spawn(self, uid=0, cgroup="-"):
         used = {worker.id for worker in self.workers}
         ident = next(i for i in range(1, 32) if i not in used)
