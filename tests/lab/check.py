@@ -39,8 +39,12 @@ class Report:
     def say(self, text):
         print(f"[{time.monotonic() - self.began:6.1f}] {text}", flush=True)
 
-    def wants(self, suite, case):
-        return not self.only or self.only == suite or self.only in f"{suite}/{case}"
+    def wants(self, suite, case, slow=False):
+        """A slow case has to be asked for: by --all, or by its whole name."""
+        name = f"{suite}/{case}"
+        if slow and not self.everything and self.only != name:
+            return False
+        return not self.only or self.only == suite or self.only in name
 
     def wants_slow(self, name):
         """The KCSAN kernel takes minutes to build: it has to be named itself."""
@@ -145,7 +149,7 @@ class Plugin:
     def pytest_configure(self, config):
         """The report speaks alone; only the options of pytest's own reporter are needed."""
         config.pluginmanager.unregister(name="terminalreporter")
-        config.addinivalue_line("markers", "slow: runs with --all, or when --only names it")
+        config.addinivalue_line("markers", "slow: runs with --all, or when --only is its whole name")
         config.addinivalue_line("markers", "kernels: on which kernels a case of the module runs, see conftest.py")
         config.addinivalue_line("markers", "attack: a row of docs/threat-model.md, see lab.attack")
 
