@@ -46,10 +46,6 @@ class Report:
             return False
         return not self.only or self.only == suite or self.only in name
 
-    def wants_slow(self, name):
-        """The KCSAN kernel takes minutes to build: it has to be named itself."""
-        return self.everything or bool(self.only) and ("kcsan" not in name or "kcsan" in self.only)
-
     def add(self, suite, case, verdict, seconds, figures=None, detail="", row=None):
         self.cases.append({"suite": suite, "case": case, "verdict": verdict, "seconds": round(seconds, 3),
                            "figures": figures or {}, **({"attack": row} if row else {})})
@@ -154,8 +150,8 @@ class Plugin:
         config.addinivalue_line("markers", "attack: a row of docs/threat-model.md, see lab.attack")
 
     def pytest_collection_modifyitems(self, config, items):
-        keep = [item for item in items if self.report.wants(*suite_and_case(item.nodeid))
-                and (self.report.wants_slow(item.nodeid) or not item.get_closest_marker("slow"))]
+        keep = [item for item in items
+                if self.report.wants(*suite_and_case(item.nodeid), item.get_closest_marker("slow") is not None)]
         self.rows = {item.nodeid: attack.row_of(item) for item in keep}
         config.hook.pytest_deselected(items=[item for item in items if item not in keep])
         items[:] = keep
