@@ -33,9 +33,12 @@ BROKEN = [
     Edit("src/kmod/map.c", "view->pfn + 1 + (page - 1) % view->ring_pages", "view->pfn + page")]
 
 
+pytestmark = pytest.mark.kernels("stock", "kasan")
+
+
 @pytest.fixture(scope="module")
-def broken(image):
-    return mutant.module(image, *BROKEN)
+def broken(kernel):
+    return mutant.module(kernel.image, *BROKEN)
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ static int sleep_in_atomic(void)
 
 static int leak(void)
 {
-	for (int i = 0; i < 5; i++) {
+	for (int i = 0; i < 50; i++) {
 		char *p = kmalloc(100, GFP_KERNEL);
 
 		if (p)
