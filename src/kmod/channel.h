@@ -36,6 +36,7 @@ struct sivshm_view {
  * @own, @peer: not to be used once REVOKED
  * @inode:    of the fd, whose address space finds all mappings; NULL once released; sivshm_lock
  * @page:     what TX shows after a revocation
+ * @used:     the holder has the fd
  * @rings:    doorbells nobody has been told of
  * @wait:     of pollers, readers
  */
@@ -54,6 +55,7 @@ struct sivshm_channel {
 
 	struct inode *inode;
 	struct page *page;
+	bool used;
 
 	struct sivshm_listener listener;
 	atomic64_t rings;

@@ -42,8 +42,11 @@ bool sivshm_holder_check(struct sivshm_channel *channel, u32 op)
 {
 	struct sivshm_event denied = {.op = op};
 
-	if (uid_eq(current_euid(), channel->uid) && in_cgroup(channel->cgroup))
+	if (uid_eq(current_euid(), channel->uid) && in_cgroup(channel->cgroup)) {
+		if (!READ_ONCE(channel->used))
+			WRITE_ONCE(channel->used, true);
 		return true;
+	}
 
 	denied.pid = task_tgid_nr(current);
 	denied.uid = from_kuid(&init_user_ns, current_euid());

@@ -131,6 +131,8 @@ static void slot_channel(struct sivshm_slot *slot, struct sivshm_channel *channe
 		slot->channel = SIVSHM_CHANNEL_OPEN;
 	if (sivshm_mailbox_is_orphan(&channel->mailbox))
 		slot->flags |= SIVSHM_SLOT_ORPHAN;
+	if (READ_ONCE(channel->used))
+		slot->flags |= SIVSHM_SLOT_USED;
 	slot->channel_generation = channel->terms.generation;
 	slot->uid = from_kuid(&init_user_ns, channel->uid);
 	slot->cgroup = channel->cgroup;

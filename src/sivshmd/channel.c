@@ -224,6 +224,34 @@ static bool next_channel(struct manager *m, unsigned *i, struct sivshm_slot *ret
 	return false;
 }
 
+/* One that cannot be looked at has not been seen to arrive. */
+static bool is_on_its_way(struct channel *c)
+{
+	struct sivshm_slot s;
+
+	if (c->used || c->waiting)
+		return false;
+	if (look(c->manager, c->ref.slot, &s) < 0)
+		return true;
+	c->used = s.flags & SIVSHM_SLOT_USED || s.channel == SIVSHM_CHANNEL_RELEASED ||
+		  s.channel_generation != c->ref.generation;
+	return !c->used;
+}
+
+int channels_check_delivered(struct manager *m, uid_t uid, struct failure *error)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < ELEMENTSOF(m->channels); i++)
+		if (m->channels[i] && m->channels[i]->uid == uid)
+			n += is_on_its_way(m->channels[i]);
+	if (n == 0 || n + quota_used(m->quota, uid, QUOTA_CONNECT) < UNDELIVERED_MAX)
+		return 0;
+	return failure_set(
+		error, ERR_QUOTA_EXCEEDED,
+		"uid %u has %u channels that it has not used yet: read the answers first", uid, n);
+}
+
 /* Does the kernel hold a channel of this grant?  Then its own RELEASED will tell of the end. */
 static bool kernel_has(struct manager *m, const struct slot_ref *ref)
 {

@@ -18,6 +18,10 @@
 #define CHANNEL_PATH_PREFIX "/org/sivshm1/channel"
 #define CHANNEL_PATH_SIZE 64
 
+/* fds of one uid on their way to it.  The bus carries 64 of this daemon, and when these are reached
+ * it reads nothing of it any more: a client that leaves its answers there would stop all others. */
+#define UNDELIVERED_MAX 16
+
 struct manager;
 struct ready;
 struct steps;
@@ -34,6 +38,7 @@ struct steps;
  * @act:     POLICY_CONNECT or POLICY_ACCEPT: the rule it rests on; POLICY_BE when adopted: either
  * @reason:  why it will end, once that is known; literal
  * @waiting: not accepted yet; owned by its listener
+ * @used:    the holder has the fd, as far as is known
  */
 struct channel {
 	struct manager *manager;
@@ -49,6 +54,7 @@ struct channel {
 	enum sivshm_grant_state state;
 	const char *reason;
 	struct ready *waiting;
+	bool used;
 };
 
 /** struct channel_spec - what channel_new() is told; pointers are borrowed */
@@ -71,6 +77,12 @@ int channel_new(struct manager *m, const struct channel_spec *spec, struct chann
  * @steps: of the handshake; NULL for a channel that was there before
  */
 void channel_announce(struct channel *c, const struct steps *steps);
+/**
+ * channels_check_delivered() - may one more fd be sent to @uid?
+ * -EDQUOT with @error when UNDELIVERED_MAX were sent, or are promised by its Connect calls, and it
+ * has not used them
+ */
+int channels_check_delivered(struct manager *m, uid_t uid, struct failure *error);
 /** channels_free() - silent */
 void channels_free(struct manager *m);
 /** channels_adopt() - take over what a former owner has left in the kernel */

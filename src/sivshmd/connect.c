@@ -385,6 +385,8 @@ int connect_start(struct manager *m, const struct caller *caller, sd_bus_message
 	if (r < 0)
 		return r;
 	r = manager_check_ready(m, error);
+	if (r >= 0)
+		r = channels_check_delivered(m, caller->uid, error);
 	if (r < 0)
 		return r;
 	c = connect_new(m, caller, message, request, service->name, error);

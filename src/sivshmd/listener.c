@@ -97,8 +97,13 @@ static void hand_out(struct listener *l)
 		.steps = &r->steps,
 		.handshake_usec = r->handshake_usec,
 	};
+	struct failure why;
 	int e;
 
+	if (channels_check_delivered(l->manager, l->caller.uid, &why) < 0) {
+		accept_call_fail(a, &why);
+		return;
+	}
 	e = answer_send(a->message, &answer);
 	if (e < 0)
 		log_plain(LOG_ERR, "Accept cannot be answered: %s", strerror(-e));

@@ -46,6 +46,17 @@ def test_strangers(k, who):
     assert k.host.rang("ivi", 1) == 0
 
 
+def test_owner_is_told_that_the_fd_has_come(k):
+    """By whatever the holder does with it, and by nobody else."""
+    channel = k.channel(0)
+    theirs = hand(channel.worker, channel.fd, k.worker(OTHER_UID, "holder"))
+    assert error_of(theirs.info) == "EPERM"
+    assert k.owner.wait_events()[0].op == kmod.OP_IOCTL
+    assert k.owner.slot(0).flags == 0
+    channel.poll()
+    assert k.owner.slot(0).flags == kmod.SLOT_USED
+
+
 def test_cgroup_below(k):
     channel = k.channel(0)
     theirs = hand(channel.worker, channel.fd, k.worker(UID, "holder/below"))

@@ -13,7 +13,7 @@ PAGE = 4096
 FREE, ACTIVE, DRAINING, REVOKED = range(4)
 C_NONE, C_OPEN, C_REVOKED, C_RELEASED = range(4)
 EVENT = {"released": 1, "revoked": 2, "draining": 3, "denied": 4, "table": 5, "storm": 6}
-ORPHAN = 1
+ORPHAN, USED = 1, 2
 
 
 def ioc(direction, number, size):
@@ -40,9 +40,9 @@ class Grant:
 class Channel:
     """One end of a socketpair is the fd that the holder gets; its end of file is the last close."""
 
-    def __init__(self, generation, uid, cgroup):
+    def __init__(self, generation, uid, cgroup, used=True):
         self.generation, self.uid, self.cgroup = generation, uid, cgroup
-        self.state, self.orphan = C_OPEN, False
+        self.state, self.orphan, self.used = C_OPEN, False, used
         self.end, self.fd = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
@@ -53,6 +53,7 @@ class FakeKernel:
         self.abi, self.has_table = 1, True
         self.grants = [Grant() for _ in range(slots)]
         self.channels = {}
+        self.used = True  # whether holders use their fds
         self.sections = [("cockpit", vm, True), ("cockpit", "peer", False)]
         self.busy = []  # slots of the next SIVSHM_GET_SLOTs that find the host writing
         self.open_errors = []  # errno of the next SIVSHM_OPENs, 0 for success
@@ -206,7 +207,7 @@ class FakeKernel:
             raise OSError(errno.EAGAIN, "")
         g, c = self.grants[slot], self.channels.get(slot)
         return 0, SLOT.pack(slot, g.state, g.generation, c.state if c else C_NONE, c.generation if c else 0,
-                            ORPHAN if c and c.orphan else 0, c.uid if c else 0, 0, c.cgroup if c else 0, 1, 0,
+                            (ORPHAN if c and c.orphan else 0) | (USED if c and c.used else 0), c.uid if c else 0, 0, c.cgroup if c else 0, 1, 0,
                             PAGE + g.ring, PAGE + g.ring, g.id, g.local.encode(), g.peer_vm.encode(),
                             g.peer_service.encode()), None
 
@@ -222,7 +223,7 @@ class FakeKernel:
             raise OSError(errno.ESTALE, "")
         if slot in self.channels:
             raise OSError(errno.EBUSY, "")
-        channel = self.channels[slot] = Channel(generation, uid, cgroup)
+        channel = self.channels[slot] = Channel(generation, uid, cgroup, self.used)
         os.write(self.wake_write, b"x")
         return 0, argument, channel.fd.detach()
 

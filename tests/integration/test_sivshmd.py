@@ -15,6 +15,7 @@ pytest.importorskip("gi")
 from gi.repository import GLib  # noqa: E402
 
 from fake_host import NOTHING, Authority, Error  # noqa: E402
+from fake_kernel import Grant  # noqa: E402
 from guest_daemon import (CHANNEL, LISTENER, MANAGER, PATH, Async, Client, Refused, wait_for)  # noqa: E402
 from sivshmd_world import HERE, IVI, RTOS, UID, pair, preload, sivshmd, world  # noqa: E402, F401
 
@@ -594,6 +595,44 @@ def test_quota_of_channels(pair):
     os.close(fds.pop())
     wait_for(lambda: len(client.manager("ListChannels")[0]) == 3, what="one less")
     client.connect("sensor", "ivi/dashboard")
+
+
+@pytest.fixture
+def roomy(pair):
+    """Policies and tables that allow more channels than the bus carries unread."""
+    for guest, text, few in ((pair.rtos, RTOS, "Channels=4"), (pair.ivi, IVI, "Channels=8")):
+        guest.kernel.grants += [Grant() for _ in range(16)]
+        guest.policy_file.write_text(text.replace(few, "Channels=100"))
+        guest.client().manager("Reload")
+    return pair
+
+
+def test_quota_of_unread_connects(roomy):
+    """The bus carries 64 fds of a daemon, unread ones included: one uid has 16 of them at most."""
+    roomy.rtos.kernel.used = False
+    server, client = roomy.ivi.client(), roomy.rtos.client()
+    server.listen("dashboard", backlog=64)
+    fds = [client.connect("sensor", "ivi/dashboard")[0] for _ in range(16)]
+    assert "16 channels that it has not used" in refused("QuotaExceeded", client.connect, "sensor", "ivi/dashboard")
+    os.close(fds.pop())
+    wait_for(lambda: len(client.manager("ListChannels")[0]) == 15, what="one less")
+    fds.append(client.connect("sensor", "ivi/dashboard")[0])
+    refused("QuotaExceeded", client.connect, "sensor", "ivi/dashboard")
+    for channel in roomy.rtos.kernel.channels.values():
+        channel.used = True
+    client.connect("sensor", "ivi/dashboard")
+
+
+def test_quota_of_unread_accepts(roomy):
+    roomy.ivi.kernel.used = False
+    server, client = roomy.ivi.client(), roomy.rtos.client()
+    listener = server.listen("dashboard", backlog=64)
+    keep = [(client.connect("sensor", "ivi/dashboard")[0], server.accept(listener)[0]) for _ in range(16)]
+    keep.append(client.connect("sensor", "ivi/dashboard")[0])
+    assert "16 channels that it has not used" in refused("QuotaExceeded", server.accept, listener)
+    for channel in roomy.ivi.kernel.channels.values():
+        channel.used = True
+    server.accept(listener)  # the connection has waited
 
 
 def test_flood(pair):

@@ -107,6 +107,7 @@ struct sivshm_section {
 
 /* sivshm_slot.flags */
 #define SIVSHM_SLOT_ORPHAN (1U << 0) /* opened by an owner that is gone; see SIVSHM_ADOPT */
+#define SIVSHM_SLOT_USED (1U << 1) /* the holder has used the fd, so it has come to it */
 
 /**
  * struct sivshm_slot - SIVSHM_GET_SLOT: grant and channel of one slot
