@@ -2,21 +2,29 @@
 /*
  * Bus-flood: many calls of one method of sivshmd, or a single one.
  *
- *	bus-flood [--calls N] [--connections N] [--window N] [--hold | --deaf] \
- *		PATH INTERFACE METHOD SIGNATURE [STRING]...
+ *	bus-flood [OPTION]... PATH INTERFACE METHOD SIGNATURE [STRING]...
+ *
+ *	--calls N	so many calls
+ *	--connections N	in turn on so many connections
+ *	--window N	calls under way on each connection, 0 is no limit
+ *	--settle MS	do not wait for those whose answers do not come for so long
+ *	--hold		keep all connections, and what came on them, until stdin ends
+ *	--deaf		never read an answer, and hold too
+ *	--fill N	first so many answers of some kilobytes on each connection: no others fit
+ *its socket
+ *	--pause MS	between deaf calls
  *
  * SIGNATURE is of "s" and "a{sv}": strings come from the command line, %u in one is the number of
- * the call, options are empty.  Window: calls under way on each connection; 0 is no limit.  --hold
- * keeps all connections, and what came on them, until stdin ends.  --deaf never reads an answer,
- *and holds too.
+ * the call, options are empty.
  *
- * Prints {"answers": {NAME: N}, "texts": {NAME: first text}, "seconds": S}; the NAME of success is
- *"ok".
+ * Prints {"answers": {NAME: N}, "texts": {NAME: first text}, "seconds": S, "sent": N, "unread": N}.
+ * The NAME of success is "ok"; unread are the bytes that lie in the sockets.
  */
 #include <err.h>
 #include <getopt.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <systemd/sd-bus.h>
 #include <systemd/sd-event.h>
 #include <time.h>
@@ -33,7 +41,8 @@ struct connection {
 };
 
 static struct connection connections[MAX_CONNECTIONS];
-static unsigned n_connections = 1, n_calls = 1, window = 16, n_sent, n_answered;
+static unsigned n_connections = 1, n_calls = 1, n_fill, pause_ms, settle_ms, window = 16, n_sent,
+		n_answered;
 static bool hold, deaf;
 static char **method; /* path, interface, method, signature, strings */
 static json_t *answers, *texts;
@@ -126,14 +135,31 @@ static void send_more(struct connection *c)
 		send_one(c);
 }
 
+static void fill(sd_bus *bus)
+{
+	for (unsigned i = 0; i < n_fill; i++) {
+		sd_bus_message *m;
+
+		check(sd_bus_message_new_method_call(bus, &m, "org.sivshm1", "/org/sivshm1",
+						     "org.freedesktop.DBus.Introspectable",
+						     "Introspect"),
+		      "new call");
+		check(sd_bus_send(bus, m, &(uint64_t){0}), "send");
+		sd_bus_message_unref(m);
+	}
+}
+
 /* Nothing is ever read: what comes fills the socket, and then the bus. */
 static void flood_deaf(void)
 {
+	for (unsigned i = 0; i < n_connections; i++)
+		fill(connections[i].bus);
 	while (n_sent < n_calls) {
 		struct connection *c = &connections[n_sent % n_connections];
 
 		send_one(c);
 		check(sd_bus_flush(c->bus), "flush");
+		usleep(pause_ms * 1000);
 	}
 }
 
@@ -146,8 +172,13 @@ static void flood(void)
 	for (unsigned i = 0; i < n_connections; i++)
 		check(sd_bus_attach_event(connections[i].bus, event, 0), "attach");
 	/* sd_event_loop() would close the connections at its end */
-	while (n_answered < n_calls)
-		check(sd_event_run(event, UINT64_MAX), "event loop");
+	while (n_answered < n_calls) {
+		int r = sd_event_run(event, settle_ms ? settle_ms * 1000ull : UINT64_MAX);
+
+		check(r, "event loop");
+		if (r == 0)
+			break;
+	}
 }
 
 static void open_connections(void)
@@ -168,6 +199,9 @@ static void parse(int argc, char **argv)
 		{"window", required_argument, NULL, 'w'},
 		{"hold", no_argument, NULL, 'h'},
 		{"deaf", no_argument, NULL, 'd'},
+		{"fill", required_argument, NULL, 'f'},
+		{"pause", required_argument, NULL, 'p'},
+		{"settle", required_argument, NULL, 's'},
 		{},
 	};
 	int o;
@@ -179,6 +213,12 @@ static void parse(int argc, char **argv)
 			n_connections = (unsigned)atoi(optarg);
 		else if (o == 'w')
 			window = (unsigned)atoi(optarg);
+		else if (o == 'p')
+			pause_ms = (unsigned)atoi(optarg);
+		else if (o == 's')
+			settle_ms = (unsigned)atoi(optarg);
+		else if (o == 'f')
+			n_fill = (unsigned)atoi(optarg);
 		else if (o == 'h')
 			hold = true;
 		else if (o == 'd')
@@ -192,6 +232,25 @@ static void parse(int argc, char **argv)
 	method = argv + optind;
 }
 
+/* Until no more comes for a while. */
+static json_int_t unread(void)
+{
+	json_int_t before = -1, total = 0;
+
+	while (deaf && before != total) {
+		before = total;
+		usleep(500000);
+		total = 0;
+		for (unsigned i = 0; i < n_connections; i++) {
+			int n = 0;
+
+			check(ioctl(sd_bus_get_fd(connections[i].bus), FIONREAD, &n), "FIONREAD");
+			total += n;
+		}
+	}
+	return total;
+}
+
 static double now(void)
 {
 	struct timespec t;
@@ -203,7 +262,7 @@ static double now(void)
 int main(int argc, char **argv)
 {
 	char byte;
-	double began;
+	double began, seconds;
 
 	parse(argc, argv);
 	answers = json_object();
@@ -215,8 +274,9 @@ int main(int argc, char **argv)
 		flood_deaf();
 	else
 		flood();
-	print_json(json_pack("{so so sf sI}", "answers", answers, "texts", texts, "seconds",
-			     now() - began, "sent", (json_int_t)n_sent));
+	seconds = now() - began;
+	print_json(json_pack("{so so sf sI sI}", "answers", answers, "texts", texts, "seconds",
+			     seconds, "sent", (json_int_t)n_sent, "unread", unread()));
 	while (hold && read(STDIN_FILENO, &byte, 1) > 0)
 		;
 	return 0;
