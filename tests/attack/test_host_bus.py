@@ -64,7 +64,7 @@ def test_as_shipped(host, control):
 
 
 @attack(HOST_BUS, "calls each administrator's method, let in by the bus for the lists",
-        stops="polkit, or root alone where it gives no answer, `bus-access.c`, `manager-bus.c`",
+        stops="polkit, or root alone where it gives no answer, `bus-access.c`, `src/sivshm-cad/manager-bus.c`",
         control="root's same calls are carried out")
 @pytest.mark.parametrize("polkit", ["with polkit", "without polkit"])
 def test_let_in(host, control, polkit):
@@ -157,7 +157,7 @@ FORGED = [["org.freedesktop.DBus.Local", "Disconnected", "", []],
 
 
 @attack(HOST_BUS, "sends the daemon signals in the name of the bus: its end, another owner of its name",
-        stops="the bus sends `Local` to nobody; the daemon believes nothing else, `manager-bus.c`",
+        stops="the bus sends `Local` to nobody; the daemon believes nothing else, `src/sivshm-cad/manager-bus.c`",
         control="a listener that does not look at the sender hears the forged ones")
 @pytest.mark.parametrize("uid", [STRANGER, CLERK], ids=["stranger", "let in"])
 def test_forged_signals(host, control, uid):

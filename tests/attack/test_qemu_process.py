@@ -163,7 +163,7 @@ def test_sockets(world, still, control):
 
 
 @attack(QEMU, "the same where the mode lets it: with the other VM's group, or sockets for everybody, and with Hello",
-        stops="`SO_PEERCRED` has to be the VM's own user, `control.c`, `ivshmem-server.c`",
+        stops="`SO_PEERCRED` has to be the VM's own user, `src/sivshm-cad/control.c`, `ivshmem-server.c`",
         control="a build without that question answers")
 def test_peer_credentials(world, still, control):
     for me, peer in (("rtos", "ivi"), ("ivi", "rtos")):
@@ -183,7 +183,7 @@ def test_peer_credentials(world, still, control):
 
 
 @attack(QEMU, "connects a second time to its own control port and device socket",
-        stops="one connection for each, `control.c`, `ivshmem-server.c`",
+        stops="one connection for each, `src/sivshm-cad/control.c`, `ivshmem-server.c`",
         control="as the first one it is answered")
 def test_second_connection(world, still, control):
     for vm_name in WORLD_UIDS:

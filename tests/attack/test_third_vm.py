@@ -62,7 +62,7 @@ def answers_to_names(machine):
 
 
 @attack(THIRD_VM, "finds out by asking which machines and services there are, listen or are revoked",
-        stops="without a rule every name gets the same answer, `policy.c`",
+        stops="without a rule every name gets the same answer, `src/sivshm-cad/policy.c`",
         control="a build that looks for the service before the rule tells three things apart")
 @everywhere
 def test_names(place, control):
@@ -80,7 +80,7 @@ def test_names(place, control):
 
 
 @attack(THIRD_VM, "acts as a service of another VM: connects, listens, asks for a certificate, and compares the errors",
-        stops="a VM holds the names in its own `Services=`, whatever others hold, `policy.c`",
+        stops="a VM holds the names in its own `Services=`, whatever others hold, `src/sivshm-cad/policy.c`",
         control="with its own service the same requests are granted")
 @everywhere
 def test_names_of_others(place, control):
@@ -102,7 +102,7 @@ def test_names_of_others(place, control):
 # channels
 
 @attack(THIRD_VM, "connects to a listening service that no rule lets it connect to",
-        stops="default deny, asked before the peer hears of it, `policy.c`",
+        stops="default deny, asked before the peer hears of it, `src/sivshm-cad/policy.c`",
         control="a build that takes any rule, and joins VMs without a region, asks the peer")
 @everywhere
 def test_connect(place, control):
@@ -119,7 +119,7 @@ def test_connect(place, control):
 
 
 @attack(THIRD_VM, "connects with a rule, but no region that has both as members",
-        stops="a channel needs a common region, `policy.c`, `session-relay.c`",
+        stops="a channel needs a common region, `src/sivshm-cad/policy.c`, `session-relay.c`",
         control="a build without the question for the region asks the peer")
 @pytest.mark.parametrize("place", ["of another region", "of no region"])
 def test_connect_without_region(place, control):
@@ -436,7 +436,8 @@ def test_guest_rings(world, trio, control):
 
 
 @attack(THIRD_VM, "a booted guest, root in it, asks its control port for services of others, and opens their slots",
-        stops="the host's policy; the module takes windows from its own VM's table, `policy.c`, `grant.c`, `map.c`",
+        stops="the host's policy; the module takes windows from its own VM's table, `src/sivshm-cad/policy.c`, "
+              "`src/kmod/grant.c`, `map.c`",
         control="the channel that a rule gives it opens, and its window shows what the peer wrote there")
 def test_guest_opens(world, trio, control):
     trio.guest.run("modprobe sivshm", check=True)

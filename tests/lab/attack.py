@@ -10,10 +10,13 @@ succeeded: against a build without the check (lab.mutant), or with the right giv
 act. The test calls control.seen() when it has seen that; a case that did not is a failure.
 """
 
+import functools
 import re
 from pathlib import Path
 
 import pytest
+
+from . import paths
 
 SERVICE = "a service in the same guest"
 ROOT = "root in a guest"
@@ -37,7 +40,7 @@ def attack(actor, attack, *, stops, control):
 
 def row_of(item):
     marker = item.get_closest_marker("attack")
-    return dict(marker.kwargs) if marker else None
+    return {**marker.kwargs, "stops": with_paths(marker.kwargs["stops"])} if marker else None
 
 
 class Control:
@@ -52,6 +55,35 @@ class Control:
 
 
 # the table
+
+FOLDERS = ["src", "dbus", "docs", "units"]
+NAMED = re.compile(r"`([\w./-]+\.(?:c|h|md|conf|rules))`")
+
+
+@functools.cache
+def files():
+    """{name: paths} of what a row may name."""
+    found = {}
+    for path in sorted(p for folder in FOLDERS for p in (paths.ROOT / folder).rglob("*") if p.is_file()):
+        found.setdefault(path.name, []).append(path.relative_to(paths.ROOT))
+    return found
+
+
+def with_paths(text):
+    """Files by their paths, as a reader of the page needs them; a name alone is in the folder named before it, or unique."""
+    folders = []
+
+    def full(match):
+        name = match[1]
+        if "/" not in name:
+            choice = [p for p in files().get(name, []) if str(p.parent) in folders] or files().get(name, [])
+            assert len(choice) == 1, f"{name} may be any of {list(map(str, choice))}: {text}"
+            name = str(choice[0])
+        assert (paths.ROOT / name).is_file(), f"there is no {name}: {text}"
+        folders[:] = [str(Path(name).parent)]
+        return f"`{name}`"
+    return NAMED.sub(full, text)
+
 
 def cell(text):
     return " ".join(str(text).split()).replace("|", "\\|")
