@@ -287,13 +287,13 @@ def through_qemu(order):
     pidfd = check(libc.syscall(PIDFD_OPEN, pid, 0))
     for name in os.listdir(f"/proc/{pid}/fd"):
         path = os.readlink(f"/proc/{pid}/fd/{name}")
-        if not path.startswith(order["runtime"]):
+        if not path.startswith(order["runtime"]) and path not in order["writable"]:
             continue
         done[f"reopen {path}"] = outcome(open_and_write, f"/proc/{pid}/fd/{name}", os.O_RDWR)
         fd = check(libc.syscall(PIDFD_GETFD, pidfd, int(name), 0))
         done[f"write to {path}"] = outcome(write_back, fd)
         done[f"seal {path}"] = outcome(fcntl.fcntl, fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-        if path != order["own section"]:
+        if path not in order["writable"]:
             done[f"map {path}"] = outcome(by_map, fd, mmap.PROT_READ | mmap.PROT_WRITE)
         os.close(fd)
     return done
