@@ -70,20 +70,8 @@ def test_many_hands(k, figures):
 
 
 @pytest.mark.parametrize("which", PLACES)
-def test_cycles(k, figures, which):
-    """A hundred in all on Debian's kernel."""
-    cycle(k, figures, which, 34 if k.kernel.name == "stock" else 9)
-
-
-@pytest.mark.slow
-@pytest.mark.kernels("kasan", "kcsan")
-@pytest.mark.parametrize("which", PLACES)
-def test_more_cycles(k, figures, which):
-    cycle(k, figures, which, 34)
-
-
-def cycle(k, figures, which, cycles):
-    """Used, taken away with fds open and windows mapped, brought back: table and peer by unplugging them, the own
+def test_cycles(k, figures, which, cycles=34):
+    """A hundred in all. Used, taken away with fds open and windows mapped, brought back: table and peer by unplugging them, the own
     section, which QEMU does not survive without, by its driver."""
     began = time.monotonic()
     worker = k.worker()
