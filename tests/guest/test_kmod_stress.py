@@ -71,8 +71,8 @@ def test_many_hands(k, figures):
 
 @pytest.mark.parametrize("which", PLACES)
 def test_cycles(k, figures, which, cycles=34):
-    """A hundred in all. Used, taken away with fds open and windows mapped, brought back: table and peer by unplugging them, the own
-    section, which QEMU does not survive without, by its driver."""
+    """A hundred in all: used, taken away with fds open and windows mapped, brought back. Table and peer by unplugging
+    them, the own section, which QEMU does not survive without, by its driver."""
     began = time.monotonic()
     worker = k.worker()
     for _ in range(cycles):
