@@ -48,7 +48,7 @@ class Report:
 
     def add(self, suite, case, verdict, seconds, figures=None, detail="", row=None):
         self.cases.append({"suite": suite, "case": case, "verdict": verdict, "seconds": round(seconds, 3),
-                           "figures": figures or {}, **({"attack": row} if row else {})})
+                           "figures": figures or {}, "detail": detail, **({"attack": row} if row else {})})
         text = f"{verdict:7} {suite}/{case} ({seconds:.1f} s)"
         if figures:
             text += "  " + json.dumps(figures, default=str)
@@ -65,6 +65,13 @@ class Report:
         for case in self.cases:
             spent[case["suite"]] = spent.get(case["suite"], 0) + case["seconds"]
         return ", ".join(f"{suite} {spent[suite]:.0f} s" for suite in spent)
+
+    def failures(self):
+        """The names once more, with the last words of each, for who has only the end of the output."""
+        for case in self.cases:
+            if case["verdict"] == "failed":
+                words = case["detail"].strip().splitlines()[-1:]
+                self.say(f"failed  {case['suite']}/{case['case']}" + "".join(f": {line[:200]}" for line in words))
 
     def last_line(self):
         skipped = self.count("skipped")
@@ -264,6 +271,7 @@ def main():
         report.say(f"no case is named {args.only}: see --list")
         crashed = True
     report.say(report.seconds())
+    report.failures()
     print(report.last_line(), flush=True)
     return 1 if crashed or report.count("failed") or not report.count("passed") else 0
 
