@@ -101,20 +101,8 @@ class TableKernel(FakeKernel):
                 self.drained.add((slot, g.generation))
                 self.event("draining", slot, g.generation)
 
-    def _watch(self):
-        """As the base class, but the table is the host's alone to write."""
-        while not self.stopping:
-            with self.lock:
-                ends = {c.end: slot for slot, c in self.channels.items()}
-            ready, _, _ = select.select([self.wake_read, *ends], [], [], 1)
-            if self.wake_read in ready:
-                os.read(self.wake_read, 4096)
-            with self.lock:
-                for end in ready:
-                    if end in ends:
-                        channel = self.channels.pop(ends[end])
-                        end.close()
-                        self.event("released", ends[end], channel.generation)
+    def _withdraw(self, slot):
+        """The table is the host's alone to write."""
 
 
 class Ports:

@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "client/channel.h"
+#include "quiet-backend.h"
 
 #define GUARD (UINT64_C(1) << 32)
 #define CALL_LIMIT_SECONDS 20
@@ -146,19 +147,10 @@ static void put32(uint32_t *p, uint32_t v)
 	__atomic_store_n(p, v, __ATOMIC_RELAXED);
 }
 
-/* A kernel that has nothing to say: the peer's words are all there is. */
-
 static int fake_get_info(void *userdata, struct sivshm_channel_info *ret)
 {
 	(void)userdata;
-	*ret = (struct sivshm_channel_info){
-		.abi = SIVSHM_ABI,
-		.state = SIVSHM_STATE_ACTIVE,
-		.tx_ring_size = ring_size,
-		.rx_ring_size = ring_size,
-		.tx_map_size = SIVSHM_CONTROL_SIZE + 2 * ring_size,
-		.rx_map_size = SIVSHM_CONTROL_SIZE + 2 * ring_size,
-	};
+	*ret = quiet_info(ring_size);
 	return 0;
 }
 
@@ -169,36 +161,13 @@ static int fake_map(void *userdata, uint64_t offset, size_t size, int prot, void
 	return 0;
 }
 
-static int fake_notify(void *userdata)
-{
-	(void)userdata;
-	return 0;
-}
-
-static int fake_wait(void *userdata, uint64_t timeout_ns)
-{
-	(void)userdata, (void)timeout_ns;
-	return -ETIMEDOUT;
-}
-
-static void fake_close(void *userdata)
-{
-	(void)userdata;
-}
-
-static int fake_fd(void *userdata)
-{
-	(void)userdata;
-	return -1;
-}
-
 static const struct backend fake = {
 	.get_info = fake_get_info,
 	.map = fake_map,
-	.notify = fake_notify,
-	.wait = fake_wait,
-	.close = fake_close,
-	.fd = fake_fd,
+	.notify = quiet_notify,
+	.wait = quiet_wait,
+	.close = quiet_close,
+	.fd = quiet_fd,
 };
 
 /* Channel */

@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define CALLS_MAX 12
 #define PENDING_MAX 64
 #define DEPTH_MAX 4
 #define BUS "org.freedesktop.DBus"
@@ -299,7 +300,8 @@ static const char *other_signature(uint8_t n)
 	return signatures[n % (sizeof(signatures) / sizeof(signatures[0]))];
 }
 
-void bus_call(struct input *in)
+/* One message made of the input, and all that follows from it. */
+static void call(struct input *in)
 {
 	uint8_t which = input_u8(in), how = input_u8(in);
 	const struct bus_method *method;
@@ -326,7 +328,7 @@ void bus_call(struct input *in)
 	sd_bus_message_unref(m);
 }
 
-void bus_leave(void)
+static void everybody_leaves(void)
 {
 	run();
 	for (size_t i = 1; i < sizeof(callers) / sizeof(callers[0]); i++) {
@@ -344,7 +346,9 @@ void bus_leave(void)
 	snprintf(last_object, sizeof(last_object), "/");
 }
 
-unsigned bus_pending(void)
+void bus_calls(struct input *in)
 {
-	return n_pending;
+	for (unsigned n = 0; in->size > 0 && n < CALLS_MAX; n++)
+		call(in);
+	everybody_leaves();
 }

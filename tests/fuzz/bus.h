@@ -31,13 +31,10 @@ struct bus_daemon {
 
 /** bus_address() - the bus listens there, and a thread serves it until bus_take_over() */
 const char *bus_address(void);
-/** bus_take_over() - the daemon has started: from now on bus_call() and bus_leave() move things */
+/** bus_take_over() - the daemon has started: from now on bus_calls() moves things */
 void bus_take_over(const struct bus_daemon *daemon);
 
-/** bus_call() - one message made of the input, and all that follows from it */
-void bus_call(struct input *in);
-/** bus_leave() - all callers leave the bus; bus_pending() - calls without an answer */
-void bus_leave(void);
-unsigned bus_pending(void);
+/** bus_calls() - messages made of the input, and all that follows; then all callers leave */
+void bus_calls(struct input *in);
 
 #endif

@@ -13,7 +13,6 @@
 #define CHANNEL "org.sivshm1.Channel"
 #define PROPERTIES "org.freedesktop.DBus.Properties"
 #define INTROSPECTABLE "org.freedesktop.DBus.Introspectable"
-#define CALLS_MAX 12
 
 /* NULL for a path: the object that was made last */
 static const struct bus_method methods[] = {
@@ -59,11 +58,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct input in = {data, size};
-
-	for (unsigned n = 0; in.size > 0 && n < CALLS_MAX; n++)
-		bus_call(&in);
-	bus_leave();
+	bus_calls(&(struct input){data, size});
 	guest_check_empty();
 	return 0;
 }

@@ -11,7 +11,6 @@
 #define PATH "/org/sivshm/ca1"
 #define MANAGER "org.sivshm.ca1.Manager"
 #define PROPERTIES "org.freedesktop.DBus.Properties"
-#define CALLS_MAX 12
 
 static const struct bus_method methods[] = {
 	{PATH, MANAGER, "ListVMs", ""},
@@ -65,11 +64,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct input in = {data, size};
-
-	for (unsigned n = 0; in.size > 0 && n < CALLS_MAX; n++)
-		bus_call(&in);
-	bus_leave();
+	bus_calls(&(struct input){data, size});
 	host_check();
 	host_undo_revocations();
 	return 0;

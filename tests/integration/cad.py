@@ -45,7 +45,8 @@ class FdStore:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self.sock.bind(self.path)
         self.lock = threading.Lock()
-        threading.Thread(target=self.serve, daemon=True).start()
+        self.server = threading.Thread(target=self.serve, daemon=True)
+        self.server.start()
 
     def serve(self):
         while True:
@@ -103,6 +104,7 @@ class FdStore:
     def close(self):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.sendto(b"end", self.path)
+        self.server.join()  # what came before the end is still worked on, and closes fds, too
         self.sock.close()
         for _, fd in self.fds:
             os.close(fd)

@@ -261,6 +261,10 @@ class FakeKernel:
                     slot = ends[end]
                     channel = self.channels.pop(slot)
                     end.close()
-                    if self.grants[slot].state == ACTIVE:
-                        self.grants[slot].state = REVOKED  # until the host frees it
+                    self._withdraw(slot)
                     self.event("released", slot, channel.generation)
+
+    def _withdraw(self, slot):
+        """The table is this kernel's own: nobody uses the grant again until the host frees it."""
+        if self.grants[slot].state == ACTIVE:
+            self.grants[slot].state = REVOKED

@@ -70,7 +70,9 @@ class Report:
         """The names once more, with the last words of each, for who has only the end of the output."""
         for case in self.cases:
             if case["verdict"] == "failed":
-                words = case["detail"].strip().splitlines()[-1:]
+                lines = case["detail"].strip().splitlines()
+                # pytest marks what failed
+                words = [line[1:].strip() for line in lines if line.startswith("E ")][:1] or lines[-1:]
                 self.say(f"failed  {case['suite']}/{case['case']}" + "".join(f": {line[:200]}" for line in words))
 
     def last_line(self):

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "client/channel.h"
+#include "quiet-backend.h"
 
 #define SIZE 4096u
 #define LONG_US 1000000u
@@ -28,14 +29,7 @@ int clock_gettime(clockid_t clock, struct timespec *ret)
 static int fake_get_info(void *userdata, struct sivshm_channel_info *ret)
 {
 	(void)userdata;
-	*ret = (struct sivshm_channel_info){
-		.abi = SIVSHM_ABI,
-		.state = SIVSHM_STATE_ACTIVE,
-		.tx_ring_size = SIZE,
-		.rx_ring_size = SIZE,
-		.tx_map_size = SIVSHM_CONTROL_SIZE + 2 * SIZE,
-		.rx_map_size = SIVSHM_CONTROL_SIZE + 2 * SIZE,
-	};
+	*ret = quiet_info(SIZE);
 	return 0;
 }
 
@@ -44,12 +38,6 @@ static int fake_map(void *userdata, uint64_t offset, size_t size, int prot, void
 	(void)userdata, (void)size;
 	*ret = window_map(fd[offset != SIVSHM_TX_OFFSET], SIZE, prot);
 	return *ret ? 0 : -ENOMEM;
-}
-
-static int fake_notify(void *userdata)
-{
-	(void)userdata;
-	return 0;
 }
 
 /* The peer closes and rings. */
@@ -64,24 +52,13 @@ static int fake_wait(void *userdata, uint64_t timeout_ns)
 	return 0;
 }
 
-static void fake_close(void *userdata)
-{
-	(void)userdata;
-}
-
-static int fake_fd(void *userdata)
-{
-	(void)userdata;
-	return -1;
-}
-
 static const struct backend fake = {
 	.get_info = fake_get_info,
 	.map = fake_map,
-	.notify = fake_notify,
+	.notify = quiet_notify,
 	.wait = fake_wait,
-	.close = fake_close,
-	.fd = fake_fd,
+	.close = quiet_close,
+	.fd = quiet_fd,
 };
 
 static int setup(void **state)
