@@ -74,7 +74,9 @@ def handshake_and_ping(world):
 
 
 def storm_lines(guest):
-    return guest.run(f"journalctl -b -q --no-pager -o short-precise MESSAGE_ID={STORM}")[1].splitlines()
+    """What the daemon that runs now has told: a quick machine can reach the limit of the one before, too."""
+    return guest.run("journalctl -b -q --no-pager -o short-precise _PID=$(systemctl show -P MainPID sivshmd)"
+                     f" MESSAGE_ID={STORM}")[1].splitlines()
 
 
 @attack(KERNEL, "rings every vector of the peer without a pause",
