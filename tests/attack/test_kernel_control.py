@@ -36,7 +36,7 @@ CONFIG = {**BASE, **OTHER, "ca.conf": LIMITS,
 GROWTH = 16 << 10  # KiB that the daemon may grow by: the queues and the frame of one connection, and malloc's share
 IN_ACCESS, INOTIFY_EVENT = 1, 16  # <sys/inotify.h>
 SO_SNDBUFFORCE = 32  # <asm/socket.h>
-WAITING = 32 << 20  # bytes: the daemon reads them for about a second
+WAITING = 32 << 20  # bytes: 512 turns of the daemon
 QUEUE_FULL, MALFORMED = "output queue is full", "too many malformed messages"
 
 NO_FRAME_LIMIT = Edit("src/common/frame.h", "#define FRAME_MAX 131072", "#define FRAME_MAX (1 << 30)")

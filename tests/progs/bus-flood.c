@@ -10,8 +10,7 @@
  *	--settle MS	do not wait for those whose answers do not come for so long
  *	--hold		keep all connections, and what came on them, until stdin ends
  *	--deaf		never read an answer, and hold too
- *	--fill N	first so many answers of some kilobytes on each connection: no others fit
- *its socket
+ *	--fill N	first N answers of some kilobytes on each connection, to fill its socket
  *	--pause MS	between deaf calls
  *
  * SIGNATURE is of "s" and "a{sv}": strings come from the command line, %u in one is the number of

@@ -19,6 +19,7 @@
 
 #include "client/ring-abi.h"
 #include "fake-kernel.h"
+#include "quiet-backend.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -250,19 +251,12 @@ static int connect_sides(const char *dir, const char *id, int fd[static 2])
 
 EXPORT int fake_channel_new(const char *dir, const char *id, uint64_t ring_size, int fd[static 2])
 {
-	struct sivshm_channel_info info = {
-		.abi = SIVSHM_ABI,
-		.state = SIVSHM_STATE_ACTIVE,
-		.tx_ring_size = ring_size,
-		.rx_ring_size = ring_size,
-		.tx_map_size = SIVSHM_CONTROL_SIZE + 2 * ring_size,
-		.rx_map_size = SIVSHM_CONTROL_SIZE + 2 * ring_size,
-		.local_service = "left",
-		.peer_vm = "vm",
-		.peer_service = "right",
-	};
+	struct sivshm_channel_info info = quiet_info(ring_size);
 	int r = 0;
 
+	memcpy(info.local_service, "left", sizeof("left"));
+	memcpy(info.peer_vm, "vm", sizeof("vm"));
+	memcpy(info.peer_service, "right", sizeof("right"));
 	for (int side = 0; side < 2 && r == 0; side++) {
 		r = write_part(dir, id, side, "info", &info, sizeof(info), sizeof(info));
 		if (r == 0)
