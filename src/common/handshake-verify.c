@@ -1,14 +1,32 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <openssl/core_names.h>
 #include <openssl/x509v3.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "handshake-verify.h"
 
 #define BOTH_USES (XKU_SSL_CLIENT | XKU_SSL_SERVER)
 
+/*
+ * OpenSSL also reads BER, and leaves alone what comes behind.  Who reads such bytes otherwise may
+ * see another name in them.
+ */
+static bool is_der(X509 *certificate, const GENERAL_NAMES *names)
+{
+	int at = X509_get_ext_by_NID(certificate, NID_subject_alt_name, -1);
+	const ASN1_OCTET_STRING *value = X509_EXTENSION_get_data(X509_get_ext(certificate, at));
+	unsigned char *der = NULL;
+	int size = i2d_GENERAL_NAMES(names, &der);
+	bool same = size > 0 && size == ASN1_STRING_length(value) &&
+		    memcmp(der, ASN1_STRING_get0_data(value), (size_t)size) == 0;
+
+	OPENSSL_free(der);
+	return same;
+}
+
 /* Exactly one name, a URI; two would let one certificate be two services. */
-static const char *check_name(X509 *certificate, const char *spiffe_id)
+const char *leaf_name_check(X509 *certificate, const char *spiffe_id)
 {
 	int critical;
 	const char *wrong = NULL;
@@ -29,6 +47,8 @@ static const char *check_name(X509 *certificate, const char *spiffe_id)
 		 memcmp(ASN1_STRING_get0_data(name->d.uniformResourceIdentifier), spiffe_id,
 			strlen(spiffe_id)) != 0)
 		wrong = "certificate is another service's";
+	else if (!is_der(certificate, names))
+		wrong = "subject alternative name is not in DER";
 	GENERAL_NAMES_free(names);
 	return wrong;
 }
@@ -69,6 +89,6 @@ const char *leaf_certificate_check(X509 *certificate, const char *spiffe_id)
 	if (!wrong)
 		wrong = check_key(certificate);
 	if (!wrong)
-		wrong = check_name(certificate, spiffe_id);
+		wrong = leaf_name_check(certificate, spiffe_id);
 	return wrong;
 }

@@ -15,4 +15,7 @@
  */
 const char *leaf_certificate_check(X509 *certificate, const char *spiffe_id);
 
+/** leaf_name_check() - of that the name alone */
+const char *leaf_name_check(X509 *certificate, const char *spiffe_id);
+
 #endif

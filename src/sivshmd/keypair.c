@@ -5,13 +5,12 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
-#include <openssl/x509v3.h>
-#include <stdbool.h>
 #include <string.h>
 #include <time.h>
 
 #include "bio-text.h"
 #include "cleanup.h"
+#include "handshake-verify.h"
 
 #define CHAIN_MAX 8
 
@@ -115,24 +114,6 @@ static int read_chain(const char *pem, struct keypair *k, struct failure *error)
 	return 0;
 }
 
-static bool has_only_id(const X509 *x, const char *spiffe_id)
-{
-	GENERAL_NAMES *names = X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL);
-	bool found = false;
-
-	if (names && sk_GENERAL_NAME_num(names) == 1) {
-		const GENERAL_NAME *n = sk_GENERAL_NAME_value(names, 0);
-
-		found = n->type == GEN_URI &&
-			(size_t)ASN1_STRING_length(n->d.uniformResourceIdentifier) ==
-				strlen(spiffe_id) &&
-			memcmp(ASN1_STRING_get0_data(n->d.uniformResourceIdentifier), spiffe_id,
-			       strlen(spiffe_id)) == 0;
-	}
-	GENERAL_NAMES_free(names);
-	return found;
-}
-
 static int check_chain(const struct keypair *k, X509_STORE *trust, int64_t now,
 		       struct failure *error)
 {
@@ -159,7 +140,7 @@ int keypair_check(const struct keypair *k, const char *spiffe_id, X509_STORE *tr
 	if (r != 1)
 		return failure_set(error, ERR_HANDSHAKE_FAILED,
 				   "the certificate from the host is for another key");
-	if (!has_only_id(k->certificate, spiffe_id))
+	if (leaf_name_check(k->certificate, spiffe_id))
 		return failure_set(error, ERR_HANDSHAKE_FAILED,
 				   "the certificate from the host is not for %s", spiffe_id);
 	return check_chain(k, trust, now, error);

@@ -289,8 +289,8 @@ def test_certificate_of_another(world, control):
             assert "certificate" in port.error and no_grant(), what
         port.call("Confirm", **connect(port, port.certificate("sensor")))
         assert len(grants.active("rtos")) == 1
-    credulous = mutant.daemon("sivshmd", Edit("src/common/handshake-verify.c", "\tif (!wrong)\n\t\twrong = check_name",
-                                              "\tif (0)\n\t\twrong = check_name"))
+    credulous = mutant.daemon("sivshmd", Edit("src/common/handshake-verify.c", "\tif (!wrong)\n\t\twrong = leaf_name_check",
+                                              "\tif (0)\n\t\twrong = leaf_name_check"))
     with swap.daemon(world, world.ivi, credulous), story.echo(world), forge.port(world, "rtos") as port:
         port.call("Confirm", **connect(port, stolen))
         control.seen(len(grants.active("ivi")) == 1)

@@ -12,7 +12,7 @@ import tempfile
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 DOMAIN = "test.example"
 HOUR = datetime.timedelta(hours=1)
@@ -55,16 +55,19 @@ class Authority:
         return Authority(builder.sign(key, hashes.SHA256()), key)
 
     def issue(self, public_key, *names, begins=-HOUR, ends=HOUR, uses=BOTH, ca=False, issuer=None):
-        """A leaf as sivshm-cad makes them, but for what is asked otherwise. Names: URIs, or general names."""
+        """A leaf as sivshm-cad makes them, but for what is asked otherwise. Names: URIs, general names, or the whole
+        extension."""
         now = datetime.datetime.utcnow()
-        names = [n if isinstance(n, x509.GeneralName) else x509.UniformResourceIdentifier(n) for n in names]
+        if not isinstance(names[0], x509.ExtensionType):
+            names = [n if isinstance(n, x509.GeneralName) else x509.UniformResourceIdentifier(n) for n in names]
+            names = [x509.SubjectAlternativeName(names)]
         builder = (x509.CertificateBuilder(issuer or self.certificate.subject, x509.Name([]), public_key,
                                            x509.random_serial_number(), now + begins, now + ends)
                    .add_extension(x509.BasicConstraints(ca, None), True)
                    .add_extension(usage(digital_signature=True, key_cert_sign=ca), True)
                    .add_extension(x509.ExtendedKeyUsage(uses), False)
                    .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
-                   .add_extension(x509.SubjectAlternativeName(names), True))
+                   .add_extension(names[0], True))
         return builder.sign(self.key, hashes.SHA256())
 
 
@@ -101,6 +104,13 @@ def longer_name(ca, key, name, other, peer):
 
 def name_and_nul(ca, key, name, other, peer):
     return pem(ca.issue(key, uri(name) + "\0x"))
+
+
+def name_and_more(ca, key, name, other, peer):
+    """The right name, and bytes behind it: an ASN.1 NULL."""
+    text = uri(name).encode()
+    san = bytes((0x30, len(text) + 2, 0x86, len(text))) + text + b"\x05\x00"
+    return pem(ca.issue(key, x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, san)))
 
 
 def two_names(ca, key, name, other, peer):

@@ -65,21 +65,20 @@ static X509 *make(struct input *in, EVP_PKEY *key)
 	return c;
 }
 
-/* Said in other words: the one extension that names it has the one right value, DER for DER. */
+/* Said in other words: the one extension that names it is SEQUENCE { [6] "spiffe://..." }, byte for
+ * byte. */
 static bool names_b_alone(X509 *c)
 {
+	static const char der[] = "\x30\x30\x86\x2e" ID_B;
 	int at = X509_get_ext_by_NID(c, NID_subject_alt_name, -1);
 	const ASN1_OCTET_STRING *value;
-	const uint8_t *p;
-	size_t n = strlen(ID_B);
 
+	must(sizeof(der) - 1 == 0x30 + 2);
 	if (at < 0 || X509_get_ext_by_NID(c, NID_subject_alt_name, at) >= 0)
 		return false;
 	value = X509_EXTENSION_get_data(X509_get_ext(c, at));
-	p = ASN1_STRING_get0_data(value);
-	/* SEQUENCE { [6] "spiffe://..." }; lengths may be written in more bytes than need be */
-	return (size_t)ASN1_STRING_length(value) >= n + 4 && p[0] == 0x30 &&
-	       memcmp(p + ASN1_STRING_length(value) - n, ID_B, n) == 0;
+	return ASN1_STRING_length(value) == sizeof(der) - 1 &&
+	       memcmp(ASN1_STRING_get0_data(value), der, sizeof(der) - 1) == 0;
 }
 
 static void show(X509 *certificate, EVP_PKEY *key, const char *wrong)

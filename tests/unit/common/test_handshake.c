@@ -5,6 +5,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 
+#include "handshake-verify.h"
 #include "handshake.h"
 #include "pki.h"
 
@@ -208,6 +209,18 @@ static X509_EXTENSION *san_with_nul(const char *before, const char *after)
 	return e;
 }
 
+/* subjectAltName as these bytes are */
+static X509_EXTENSION *san_of(const void *data, int size)
+{
+	ASN1_OCTET_STRING *value = ASN1_OCTET_STRING_new();
+	X509_EXTENSION *e;
+
+	ASN1_OCTET_STRING_set(value, data, size);
+	e = X509_EXTENSION_create_by_NID(NULL, NID_subject_alt_name, 0, value);
+	ASN1_OCTET_STRING_free(value);
+	return e;
+}
+
 static X509_EXTENSION *unknown_critical(void)
 {
 	ASN1_OBJECT *object = OBJ_txt2obj("1.2.3.4.5", 1);
@@ -217,6 +230,35 @@ static X509_EXTENSION *unknown_critical(void)
 	ASN1_OBJECT_free(object);
 	ASN1_OCTET_STRING_free(value);
 	return e;
+}
+
+static void refuses_names_that_are_not_in_der(void **state)
+{
+	static const struct {
+		const char bytes[sizeof(ID_B) + 8];
+		int size;
+		const char *wrong;
+	} cases[] = {
+		{"\x30\x30\x86\x2e" ID_B, 50, NULL},
+		/* OpenSSL finds the right name in these, too: something behind it, no length, a
+		   longer one, a string in pieces */
+		{"\x30\x30\x86\x2e" ID_B "\x05", 52, "not in DER"},
+		{"\x30\x80\x86\x2e" ID_B, 52, "not in DER"},
+		{"\x30\x81\x30\x86\x2e" ID_B, 51, "not in DER"},
+		{"\x30\x32\xa6\x30\x16\x2e" ID_B, 52, "not in DER"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+		X509_EXTENSION *san = san_of(cases[i].bytes, cases[i].size);
+		struct pki_pair leaf = pki_issue("leaf", &ca, &(struct pki_options){.extra = san});
+		const char *wrong = leaf_certificate_check(leaf.certificate, ID_B);
+
+		assert_int_equal(!wrong, !cases[i].wrong);
+		assert_true(!wrong || strstr(wrong, cases[i].wrong));
+		pki_done(&leaf);
+		X509_EXTENSION_free(san);
+	}
 }
 
 static void refuses_odd_leafs(void **state)
@@ -828,6 +870,7 @@ int main(void)
 		cmocka_unit_test(refuses_other_id),
 		cmocka_unit_test(refuses_other_ca),
 		cmocka_unit_test(refuses_by_time),
+		cmocka_unit_test(refuses_names_that_are_not_in_der),
 		cmocka_unit_test(refuses_odd_leafs),
 		cmocka_unit_test(refuses_key_of_another),
 		cmocka_unit_test(refuses_identity_out_of_turn),
