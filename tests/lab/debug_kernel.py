@@ -73,7 +73,9 @@ PATIENCE = {"kasan": 6, "kcsan": 10}
 # The allocator's books of who has what of kmalloc, for lab.leaks; the rest without, which costs too much.
 # A marks the caches whose failslab/cache-filter lets allocations fail: all but one, see test_kmod_faults.
 # KCSAN looks at one access of so many.
-BOOT = {"kasan": "kasan_multi_shot slub_debug=A;-,radix_tree_node;AU,kmalloc-*", "kcsan": "kcsan.skip_watch=500"}
+# The log is looked at as a whole at the end, and holds several times what a complete run says.
+BOOT = {"kasan": "log_buf_len=4M kasan_multi_shot slub_debug=A;-,radix_tree_node;AU,kmalloc-*",
+        "kcsan": "log_buf_len=4M kcsan.skip_watch=500"}
 
 # What building a module against the kernel takes, as the kernel's own packaging does it.
 KEEP = """
