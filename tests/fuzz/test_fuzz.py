@@ -60,7 +60,7 @@ def test_target(runs, figures, name):
     done = runs["test_target", name].result()
     figures.update(done.figures)
     again = f"\nreplay: tools/fuzz {name} --replay {done.crash}" if done.crash else ""
-    assert done.code == 0, done.log[-8000:] + again
+    assert done.code == 0, f"{fuzz.headline(done.log)}\n{done.log[-8000:]}{again}"
     assert done.figures["executions"] > 0, done.log[-2000:]
 
 

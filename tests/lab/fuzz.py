@@ -28,6 +28,8 @@ HERE = paths.ROOT / "tests/fuzz"
 BUILD = paths.BUILD / "fuzz"
 COVERAGE = paths.BUILD / "coverage"
 SECONDS = int(os.environ.get("SIVSHM_FUZZ_SECONDS") or 60)
+# tools/check goes the same way each time, as far as time lets it: one commit, one verdict. tools/fuzz explores.
+SEED, RANDOM = 1, 0
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 COMMON_FLAGS = ["-std=gnu17", "-g", "-D_GNU_SOURCE", '-DSIVSHM_VERSION=\\"fuzz\\"', "-fno-omit-frame-pointer"]
@@ -323,7 +325,7 @@ def merge(name, binary):
         fresh.rename(folder)
 
 
-def start(name, seconds, binary=None, corpus=None, log=None):
+def start(name, seconds, binary=None, corpus=None, log=None, seed=SEED):
     """Starts fuzzing; returns the process, for finish()."""
     binary = binary or BUILD / "asan" / name
     crashes = BUILD / "crashes" / name
@@ -333,7 +335,7 @@ def start(name, seconds, binary=None, corpus=None, log=None):
     if corpus is None:
         merge(name, binary)
         corpus = grown(name)
-    argv = command(binary, name, f"-max_total_time={seconds}", f"-artifact_prefix={crashes}/", corpus)
+    argv = command(binary, name, f"-seed={seed}", f"-max_total_time={seconds}", f"-artifact_prefix={crashes}/", corpus)
     if seeds(name).is_dir():
         argv.append(str(seeds(name)))
     files = contextlib.ExitStack()
@@ -363,6 +365,13 @@ def finish(process, timeout):
                "edges": number(r"cov: (\d+)", text), "inputs": number(r"corp: (\d+)", text)}
     crash = re.findall(r"Test unit written to (\S+)", text)
     return Run(process.name, code, time.time() - process.began, figures, text, Path(crash[-1]) if crash else None)
+
+
+def headline(log):
+    """What was found and the input, in one line: of a long report that alone may be at hand."""
+    found = re.search(r"^.*(does not hold|runtime error|ERROR: |FATAL: ).*$", log, re.M)
+    input64 = re.search(r"^Base64: (\S*)", log, re.M)
+    return (found[0].strip() if found else "no word of what") + (f"; input in base64: {input64[1]}" if input64 else "")
 
 
 def replay(name, files, binary=None, timeout=300):
@@ -474,7 +483,7 @@ def progress(process):
 def fuzz(name, seconds):
     print(f"building {name}", flush=True)
     compile("asan", [name])
-    process = start(name, seconds)
+    process = start(name, seconds, seed=RANDOM)
     try:
         progress(process)
     except KeyboardInterrupt:
