@@ -106,7 +106,7 @@ links() {
 }
 agent=/dev/virtio-ports/org.qemu.guest_agent.0
 until [ -e $agent ]; do links; done
-(for n in 1 2 3 4 5 6; do sleep 0.5; links; done) &
+(for n in $(seq 40); do sleep 0.5; links; done) &
 echo "light: up after $(cut -d' ' -f1 /proc/uptime) s" > /dev/kmsg
 while :; do qemu-ga -m virtio-serial -p $agent; done
 """

@@ -16,6 +16,8 @@ import socket
 import struct
 import threading
 
+from .qemu import GuestError
+
 # x86-64
 NR = dict(read=0, write=1, close=3, poll=7, mmap=9, mprotect=10, munmap=11, ioctl=16, pread64=17, mremap=25,
           madvise=28, dup=32, fork=57, getpid=39, fcntl=72, remap_file_pages=216, openat=257, epoll_create1=291,
@@ -75,8 +77,20 @@ class Stage:
         self.queue_of(0)
         threading.Thread(target=self.listen, daemon=True).start()
         guest.put_file(where, program, 0o755)
-        self.process = guest.run_bg([where, f"/dev/virtio-ports/{port.name}"])
-        self.answers[0].get(timeout=20 * guest.patience)
+        device = f"/dev/virtio-ports/{port.name}"
+        guest.run(f"for n in $(seq 100); do [ -e {device} ] && exit; sleep 0.1; done; echo no {device}; exit 1",
+                  check=True)
+        self.process = guest.run_bg([where, device])
+        try:
+            self.answers[0].get(timeout=20 * guest.patience)
+        except queue.Empty:
+            raise GuestError(f"{guest.name}: no word from {where}\n{self.state_of_ports()}\n{guest.obituary()}") from None
+
+    def state_of_ports(self):
+        """How puppet and driver stand: what is known of a port that stays silent."""
+        status = self.guest.ask("guest-exec-status", pid=self.process)
+        ports = self.guest.run("cd /sys/kernel/debug/virtio-ports && grep . *; ls -l /dev/virtio-ports")[1]
+        return f"puppet: {status}\n{ports}"
 
     def queue_of(self, worker):
         with self.lock:
