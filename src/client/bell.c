@@ -17,6 +17,20 @@ uint64_t bell_seq(struct bell *b)
 }
 
 /* Called with the lock held. */
+static void pass_on(struct bell *b)
+{
+	b->seq++;
+	pthread_cond_broadcast(&b->rang);
+}
+
+void bell_pass_on(struct bell *b)
+{
+	pthread_mutex_lock(&b->lock);
+	pass_on(b);
+	pthread_mutex_unlock(&b->lock);
+}
+
+/* Called with the lock held. */
 static int follow(struct bell *b, uint64_t timeout_ns)
 {
 	struct timespec t;
@@ -44,8 +58,7 @@ static int lead(struct bell *b, const struct backend *backend, void *userdata, u
 	pthread_mutex_lock(&b->lock);
 	b->leader = false;
 	/* Whatever ended the sleep: the others look again, and one of them leads. */
-	b->seq++;
-	pthread_cond_broadcast(&b->rang);
+	pass_on(b);
 	return r;
 }
 

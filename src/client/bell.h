@@ -29,6 +29,8 @@ struct bell {
 /* Take it before the last look at the ring; bell_sleep() returns at once when it has moved since.
  */
 uint64_t bell_seq(struct bell *b);
+/* Who sleeps looks again: at once behind a leader, whose own sleep in the kernel goes on. */
+void bell_pass_on(struct bell *b);
 /* 0: look again; -ETIMEDOUT, -EINTR, -EPIPE, -ENOLINK, -EPERM: as struct backend's wait */
 int bell_sleep(struct bell *b, const struct backend *backend, void *userdata, uint64_t seq,
 	       uint64_t timeout_ns);

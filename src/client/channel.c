@@ -108,17 +108,29 @@ int sivshm_channel_from_fd(int fd, const struct sivshm_options *opts, struct siv
 	return channel_new(&backend_kernel, backend_kernel_userdata(fd), opts, ret);
 }
 
+/* Both directions end, and who sleeps in one of them is told. */
 static void set_error(struct sivshm_channel *c, int r)
 {
 	__atomic_store_n(&c->tx_error, r, __ATOMIC_RELAXED);
 	__atomic_store_n(&c->rx_error, r, __ATOMIC_RELAXED);
+	bell_pass_on(&c->bell);
+}
+
+/* Nothing more is sent; an error that was there stays. */
+static void end_sending(struct sivshm_channel *c)
+{
+	int none = 0;
+
+	__atomic_compare_exchange_n(&c->tx_error, &none, -EPIPE, false, __ATOMIC_RELAXED,
+				    __ATOMIC_RELAXED);
 }
 
 void channel_set_gone(struct sivshm_channel *c)
 {
+	/* In this order: a sender that sees "gone" finds the error, too, not a ring that is full.
+	 */
+	end_sending(c);
 	__atomic_store_n(&c->gone, true, __ATOMIC_RELEASE);
-	if (!__atomic_load_n(&c->tx_error, __ATOMIC_RELAXED))
-		__atomic_store_n(&c->tx_error, -EPIPE, __ATOMIC_RELAXED);
 }
 
 /**
@@ -171,8 +183,7 @@ int sivshm_shutdown(struct sivshm_channel *c)
 		return error_channel(-EINVAL);
 	if (c->closed & SIVSHM_CLOSED_SEND)
 		return 0;
-	if (!c->tx_error)
-		__atomic_store_n(&c->tx_error, -EPIPE, __ATOMIC_RELAXED);
+	end_sending(c);
 	r = tell_closed(c, SIVSHM_CLOSED_SEND);
 	return r < 0 && r != -EPIPE ? channel_fail(c, r) : 0;
 }

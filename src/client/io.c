@@ -49,8 +49,12 @@ static int ring_peer(struct sivshm_channel *c)
 
 int sivshm_commit(struct sivshm_channel *c, size_t size)
 {
-	int r = ring_commit(&c->ring.tx, size);
+	int r = __atomic_load_n(&c->tx_error, __ATOMIC_RELAXED);
 
+	/* It may have ended since the reservation: "closed" comes after the last index. */
+	if (ring_unlikely(r < 0))
+		return channel_fail(c, r);
+	r = ring_commit(&c->ring.tx, size);
 	if (ring_likely(r == 0))
 		return 0;
 	return r < 0 ? error_channel(r) : ring_peer(c);
@@ -63,7 +67,8 @@ int sivshm_send(struct sivshm_channel *c, const void *data, size_t size, uint64_
 
 	if (ring_unlikely(r < 0))
 		return r;
-	memcpy(room, data, size);
+	if (size)
+		memcpy(room, data, size);
 	return sivshm_commit(c, size);
 }
 
@@ -105,6 +110,8 @@ int sivshm_release(struct sivshm_channel *c)
 {
 	int r;
 
+	if (ring_unlikely(!c->ring.rx.shown))
+		return error_channel(-EINVAL);
 	/* What was read may have been the zeros of a revoked window: say so instead of "released".
 	 */
 	r = ring_still_there(&c->ring.rx);
@@ -132,7 +139,8 @@ ssize_t sivshm_recv(struct sivshm_channel *c, void *data, size_t size, size_t *r
 		*ret_size = (size_t)n;
 	if (ring_unlikely((size_t)n > size))
 		return error_channel(-EMSGSIZE);
-	memcpy(data, message, (size_t)n);
+	if (n)
+		memcpy(data, message, (size_t)n);
 	r = sivshm_release(c);
 	return ring_unlikely(r < 0) ? r : n;
 }

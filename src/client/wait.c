@@ -11,6 +11,9 @@
 			       */
 #define ASK_EVERY_BURSTS 1024 /* the same while spinning */
 #define NEVER UINT64_MAX
+/* What another thread has found out about the channel ends no sleep in the kernel, so none lasts
+ * longer. */
+#define NAP_MAX_NS 1000000000ull
 
 static uint64_t now_ns(void)
 {
@@ -36,11 +39,13 @@ static int look_write(struct sivshm_channel *c)
 	return r == -EAGAIN && gone ? 0 : r;
 }
 
-/* The events that are there, 0 for none, -EPROTO. */
+/* The events that are there, 0 for none, -EPROTO; and what has ended the channel. */
 static int look(struct sivshm_channel *c, int events)
 {
-	int ready = 0, r;
+	int ready = 0, r = __atomic_load_n(&c->rx_error, __ATOMIC_RELAXED);
 
+	if (r)
+		return r;
 	if (events & SIVSHM_READ) {
 		r = look_read(c);
 		if (r == 0)
@@ -115,18 +120,18 @@ static int spin(struct sivshm_channel *c, int events, uint64_t until, uint64_t d
 /* As bell_sleep(), but what only ends this sleep is 0. */
 static int nap(struct sivshm_channel *c, uint64_t seq, uint64_t deadline)
 {
-	uint64_t t = deadline == NEVER ? 0 : now_ns();
+	uint64_t t = deadline == NEVER ? 0 : now_ns(), left = deadline - t;
 	int r;
 
 	if (t >= deadline)
 		return -ETIMEDOUT;
 	r = bell_sleep(&c->bell, c->backend, c->userdata, seq,
-		       deadline == NEVER ? NEVER : deadline - t);
+		       left < NAP_MAX_NS ? left : NAP_MAX_NS);
 	if (r == -EPIPE) {
 		channel_set_gone(c);
 		return 0;
 	}
-	/* The time is up: one more look, then the clock says so again. */
+	/* One more look, then the clock says whether the time is up. */
 	return r == -ETIMEDOUT ? 0 : r;
 }
 

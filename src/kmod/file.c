@@ -163,13 +163,26 @@ static s64 wait_rings(struct sivshm_channel *channel, u64 timeout_ns)
 		return -ETIME;
 	r = wait_event_interruptible_hrtimeout(channel->wait, (rings = take_rings(channel)) != 0,
 					       timeout);
-	if (r == -ERESTARTSYS)
-		return -EINTR; /* the timeout is relative: a restart would begin it anew */
 	return r < 0 ? r : rings;
+}
+
+/*
+ * A signal that no handler takes, a stop and a freezer end no sleep: the call begins again by
+ * itself, with what is left of its time.
+ */
+static int wait_again(u64 timeout_ns, ktime_t began, struct sivshm_wait __user *arg)
+{
+	u64 passed = ktime_to_ns(ktime_sub(ktime_get(), began));
+	u64 left = timeout_ns > passed ? timeout_ns - passed : 0;
+
+	if (timeout_ns != U64_MAX && put_user(left, &arg->timeout_ns))
+		return -EFAULT;
+	return -ERESTARTNOHAND;
 }
 
 static int ioctl_wait(struct sivshm_channel *channel, void __user *arg)
 {
+	ktime_t began = ktime_get();
 	struct sivshm_wait wait;
 	s64 rings;
 
@@ -177,6 +190,8 @@ static int ioctl_wait(struct sivshm_channel *channel, void __user *arg)
 		return -EFAULT;
 
 	rings = wait_rings(channel, wait.timeout_ns);
+	if (rings == -ERESTARTSYS)
+		return wait_again(wait.timeout_ns, began, arg);
 	if (rings < 0)
 		return rings;
 

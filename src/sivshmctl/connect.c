@@ -82,8 +82,12 @@ int verb_listen(const struct settings *s)
 			r = 0;
 			continue;
 		}
-		r = r < 0 ? channel_failed(r) : serve(s, c);
-	} while (s->keep && r != EXIT_DOWN);
+		if (r < 0) {
+			r = channel_failed(r);
+			break;
+		}
+		r = serve(s, c);
+	} while (s->keep);
 	sivshm_listener_close(l);
 	return r;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "channel-util.h"
@@ -18,6 +19,7 @@
  * @held:    bytes read from stdin that the ring had no room for, SIZE_MAX none
  * @input:   stdin has not ended
  * @sending, @receiving: that direction of the channel has not ended
+ * @lost:    not all of stdin has been sent: then the whole has failed
  */
 struct netcat {
 	struct sivshm_channel *c;
@@ -29,6 +31,7 @@ struct netcat {
 	bool input;
 	bool sending;
 	bool receiving;
+	bool lost;
 	bool quit;
 };
 
@@ -37,6 +40,11 @@ static int write_all(const char *data, size_t size)
 	while (size) {
 		ssize_t n = write(STDOUT_FILENO, data, size);
 
+		if (n < 0 && errno == EAGAIN) {
+			/* another process has made the same terminal or pipe non-blocking */
+			poll(&(struct pollfd){.fd = STDOUT_FILENO, .events = POLLOUT}, 1, -1);
+			continue;
+		}
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -112,6 +120,13 @@ static int end_input(struct netcat *n)
 	return r;
 }
 
+static void not_all_sent(struct netcat *n)
+{
+	fprintf(stderr, "sivshmctl: the peer has closed before all of stdin was sent\n");
+	n->sending = false;
+	n->lost = true;
+}
+
 static int send_held(struct netcat *n)
 {
 	int r;
@@ -123,7 +138,7 @@ static int send_held(struct netcat *n)
 		return 0;
 	n->held = SIZE_MAX;
 	if (r == -EPIPE) {
-		n->sending = false;
+		not_all_sent(n);
 		return 0;
 	}
 	return r < 0 || n->input ? r : end_input(n);
@@ -135,12 +150,21 @@ static int read_input(struct netcat *n)
 
 	if (size < 0 && (errno == EINTR || errno == EAGAIN))
 		return 0;
-	if (size < 0)
+	if (size < 0) {
 		fprintf(stderr, "sivshmctl: stdin: %s\n", strerror(errno));
+		n->lost = true;
+	}
 	if (size <= 0)
 		return end_input(n);
 	n->held = (size_t)size;
 	return send_held(n);
+}
+
+static bool input_has_more(const struct netcat *n)
+{
+	int bytes = 0;
+
+	return n->input && ioctl(STDIN_FILENO, FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
 /* Nobody receives any more: then what stdin has is of no use. */
@@ -148,8 +172,11 @@ static void check_peer(struct netcat *n)
 {
 	void *room;
 
-	if (n->sending && n->held == SIZE_MAX && sivshm_reserve(n->c, 0, &room, 0) == -EPIPE)
-		n->sending = false;
+	if (!n->sending || n->held != SIZE_MAX || sivshm_reserve(n->c, 0, &room, 0) != -EPIPE)
+		return;
+	n->sending = false;
+	if (input_has_more(n))
+		not_all_sent(n);
 }
 
 /* Sleeps until the channel or stdin has something. */
@@ -206,5 +233,7 @@ int netcat_run(struct sivshm_channel *c, bool input, bool quit)
 	free(n.incoming);
 	if (r == -ECANCELED)
 		return EXIT_FAILURE;
-	return r < 0 ? channel_failed(r) : EXIT_SUCCESS;
+	if (r < 0)
+		return channel_failed(r);
+	return n.lost ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -4,7 +4,8 @@
 
   fake_daemons.py FOLDER XML_FOLDER
 
-Both ends of a channel are clients of this one daemon. A peer "error/NAME" is refused with org.sivshm1.Error.NAME.
+Both ends of a channel are clients of this one daemon. A peer "error/NAME" is refused with org.sivshm1.Error.NAME; a
+listener "ends-NAME" has its Accept calls answered with it.
 """
 
 import os
@@ -108,6 +109,9 @@ class Fake:
 
     def on_listener(self, service, method, invocation):
         assert method == "Accept"
+        if service.startswith("ends-"):
+            invocation.return_dbus_error(f"org.sivshm1.Error.{service[5:]}", "because the test says so")
+            return
         self.accepts[service].append(invocation)
         self.match(service)
 

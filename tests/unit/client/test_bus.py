@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -245,6 +246,47 @@ class Traffic(Case):
         listener.kill()
         self.assertEqual(client.wait(timeout=20), 0)
         client.stdin.close()
+
+    def test_peer_goes_before_all_is_sent(self):
+        listener = self.listen("leaves-early")
+        client = self.ctl("connect", "far/leaves-early", "--ring-size", "4K", stdin=subprocess.PIPE)
+        os.kill(listener.pid, signal.SIGSTOP)
+        client.stdin.write(bytes(60000))
+        client.stdin.flush()
+        time.sleep(0.3)
+        listener.kill()
+        self.assertEqual(client.wait(timeout=20), 1)
+        self.assertIn(b"closed before all of stdin was sent", client.stderr.read())
+
+    def test_stdin_that_cannot_be_read(self):
+        listener = self.listen("nothing")
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        self.addCleanup(os.close, folder)
+        client = self.ctl("connect", "far/nothing", "--quit", stdin=folder)
+        self.assertEqual(client.wait(timeout=20), 1)
+        self.assertIn(b"stdin: Is a directory", client.stderr.read())
+        self.finish(listener)
+
+    def test_stdout_that_does_not_block(self):
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        listener = self.listen("slow", stdout=writing)
+        os.close(writing)
+        client = self.ctl("connect", "far/slow", "--quit", stdin=subprocess.PIPE)
+        client.stdin.write(bytes(150000))
+        client.stdin.close()
+        time.sleep(0.3)
+        with open(reading, "rb") as pipe:
+            self.assertEqual(len(pipe.read()), 150000)
+        self.assertEqual(client.wait(timeout=20), 0)
+        self.assertEqual(listener.wait(timeout=20), 0)
+
+    def test_listener_that_ends(self):
+        """--keep goes on after a connection, not after the listener's end."""
+        for name, rc in (("Closed", 1), ("RefusedByHost", 3), ("HostUnavailable", 4)):
+            listener = self.listen(f"ends-{name}", "--echo", "--keep")
+            self.assertEqual(listener.wait(timeout=20), rc, name)
+            self.assertEqual(listener.stderr.read().count(b"because the test says so"), 1, name)
 
     def test_echo_and_ping(self):
         listener = self.listen("echo", "--echo", "--keep")

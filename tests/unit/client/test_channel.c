@@ -254,6 +254,95 @@ static void test_lying_peer(void **state)
 	assert_int_equal(sivshm_send(e->c[1], b, sizeof(b), 0), -EPROTO);
 }
 
+/* The peer receives nothing, and then lies: who waits for room is told, whoever sleeps in the
+ * kernel. */
+static void *send_two(void *arg)
+{
+	static const char b[RING - 8];
+	int r = sivshm_send(arg, b, sizeof(b), SIVSHM_FOREVER);
+
+	if (r == 0)
+		r = sivshm_send(arg, b, sizeof(b), SIVSHM_FOREVER);
+	return (void *)(intptr_t)r;
+}
+
+static void *receive(void *arg)
+{
+	char b[8];
+
+	return (void *)sivshm_recv(arg, b, sizeof(b), NULL, SIVSHM_FOREVER);
+}
+
+static void test_lie_wakes_both_directions(void **state)
+{
+	struct ends *e = *state;
+	struct sivshm_control *lies = e->c[0]->tx_map;
+	pthread_t sender, receiver;
+	void *sent, *received;
+
+	assert_int_equal(pthread_create(&sender, NULL, send_two, e->c[1]), 0);
+	usleep(100000);
+	assert_int_equal(pthread_create(&receiver, NULL, receive, e->c[1]), 0);
+	usleep(100000);
+	lies->producer = 3;
+	assert_int_equal(e->c[0]->backend->notify(e->c[0]->userdata), 0);
+	pthread_join(receiver, &received);
+	pthread_join(sender, &sent);
+	assert_int_equal((intptr_t)received, -EPROTO);
+	assert_int_equal((intptr_t)sent, -EPROTO);
+}
+
+/* The receiver finds out without having slept; the sender leads, and nobody rings. */
+static void test_lie_wakes_the_leader(void **state)
+{
+	struct ends *e = *state;
+	struct sivshm_control *lies = e->c[0]->tx_map;
+	pthread_t sender;
+	char b[8];
+	void *sent;
+
+	assert_int_equal(pthread_create(&sender, NULL, send_two, e->c[1]), 0);
+	usleep(100000);
+	lies->producer = 3;
+	assert_int_equal(sivshm_recv(e->c[1], b, sizeof(b), NULL, 0), -EPROTO);
+	pthread_join(sender, &sent);
+	assert_int_equal((intptr_t)sent, -EPROTO);
+}
+
+static void test_release_of_nothing(void **state)
+{
+	struct sivshm_channel *c[2];
+	char b[8];
+	int fd[2];
+
+	(void)state;
+	assert_int_equal(fake_channel_new(dir, "early", RING, fd), 0);
+	assert_int_equal(sivshm_channel_from_fd(fd[0], &no_spin, &c[0]), 0);
+	/* Before the peer has come, and harmless. */
+	assert_int_equal(sivshm_release(c[0]), -EINVAL);
+	assert_int_equal(sivshm_channel_from_fd(fd[1], &no_spin, &c[1]), 0);
+	assert_int_equal(sivshm_send(c[1], NULL, 0, 0), 0);
+	assert_int_equal(sivshm_recv(c[0], NULL, 0, NULL, LONG), 0);
+	assert_int_equal(sivshm_release(c[0]), -EINVAL);
+	assert_int_equal(sivshm_send(c[0], "x", 1, 0), 0);
+	assert_int_equal(sivshm_recv(c[1], b, sizeof(b), NULL, LONG), 1);
+	sivshm_close(c[0]);
+	sivshm_close(c[1]);
+}
+
+/* Nothing is published behind "closed". */
+static void test_commit_after_the_end(void **state)
+{
+	struct ends *e = *state;
+	struct sivshm_control *own = e->c[0]->tx_map;
+	void *room;
+
+	assert_int_equal(sivshm_reserve(e->c[0], 1, &room, 0), 0);
+	assert_int_equal(sivshm_shutdown(e->c[0]), 0);
+	assert_int_equal(sivshm_commit(e->c[0], 1), -EPIPE);
+	assert_int_equal(own->producer, 0);
+}
+
 /* poll() as in an event loop: silence until armed, truth afterwards. */
 static void test_arm_and_poll(void **state)
 {
@@ -384,6 +473,10 @@ int main(void)
 		TEST(test_revoked_under_peek),
 		cmocka_unit_test(test_revoked_before_the_peer_came),
 		TEST(test_lying_peer),
+		TEST(test_lie_wakes_both_directions),
+		TEST(test_lie_wakes_the_leader),
+		cmocka_unit_test(test_release_of_nothing),
+		TEST(test_commit_after_the_end),
 		TEST(test_arm_and_poll),
 		TEST(test_ping_pong_sleeping),
 		TEST(test_two_threads_share_the_bell),
