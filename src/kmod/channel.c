@@ -39,6 +39,13 @@ static void listener_rang(struct sivshm_listener *listener)
 	wake_up_interruptible_poll(&channel->wait, EPOLLIN | EPOLLRDNORM);
 }
 
+/* All of them, each told what of: who is not has to look, and AIO would look from a kernel thread.
+ */
+static void wake_everybody(struct sivshm_channel *channel, __poll_t events)
+{
+	__wake_up(&channel->wait, TASK_NORMAL, 0, poll_to_key(events));
+}
+
 static void set_state(struct sivshm_channel *channel, enum sivshm_grant_state state)
 {
 	lockdep_assert_held(&sivshm_lock);
@@ -69,14 +76,14 @@ void sivshm_channel_revoke(struct sivshm_channel *channel)
 	sivshm_bell_leave(&channel->own->bell, &channel->listener);
 	channel->own = NULL;
 	channel->peer = NULL;
-	wake_up_all(&channel->wait);
+	wake_everybody(channel, EPOLLHUP | EPOLLERR);
 	sivshm_mailbox_post(&channel->mailbox, SIVSHM_EVENT_REVOKED);
 }
 
 static void drain(struct sivshm_channel *channel)
 {
 	set_state(channel, SIVSHM_GRANT_DRAINING);
-	wake_up_all(&channel->wait);
+	wake_everybody(channel, EPOLLHUP | EPOLLRDHUP);
 	sivshm_mailbox_post(&channel->mailbox, SIVSHM_EVENT_DRAINING);
 }
 

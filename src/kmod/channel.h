@@ -36,6 +36,7 @@ struct sivshm_view {
  * @own, @peer: not to be used once REVOKED
  * @inode:    of the fd, whose address space finds all mappings; NULL once released; sivshm_lock
  * @page:     what TX shows after a revocation
+ * @n_maps:   mappings there are, parts of split ones counted each
  * @used:     the holder has the fd
  * @rings:    doorbells nobody has been told of
  * @wait:     of pollers, readers
@@ -55,6 +56,7 @@ struct sivshm_channel {
 
 	struct inode *inode;
 	struct page *page;
+	atomic_t n_maps;
 	bool used;
 
 	struct sivshm_listener listener;

@@ -172,15 +172,16 @@ static bool peek(struct sivshm_event *ret_event, struct sivshm_channel **ret_cha
 
 	spin_lock_irqsave(&lock, flags);
 	channel = list_first_entry_or_null(&full, struct sivshm_channel, mailbox.node);
-	if (channel) {
-		*ret_channel = channel;
-		describe(channel, ret_event);
-	} else if (n_table > 0) {
+	/* First what is rare, and what nobody can hide behind a flood of denials. */
+	if (n_table > 0) {
 		ret_event->type = SIVSHM_EVENT_TABLE;
 		ret_event->count = n_table;
 	} else if (n_storm > 0) {
 		ret_event->type = SIVSHM_EVENT_STORM;
 		ret_event->count = n_storm;
+	} else if (channel) {
+		*ret_channel = channel;
+		describe(channel, ret_event);
 	}
 	spin_unlock_irqrestore(&lock, flags);
 	return ret_event->type != 0;

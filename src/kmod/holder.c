@@ -34,7 +34,8 @@ static u64 own_cgroup(void)
  * @channel: whose fd is used
  * @op:      SIVSHM_OP_*, for the event
  *
- * Root is no exception: it is not the service.  A refusal is told to the owner.
+ * Root is no exception: it is not the service.  A refusal is told to the owner, but for that of a
+ * kernel thread, which acts for somebody else (AIO).
  *
  * Return: yes or no.
  */
@@ -48,6 +49,8 @@ bool sivshm_holder_check(struct sivshm_channel *channel, u32 op)
 		return true;
 	}
 
+	if (current->flags & PF_KTHREAD)
+		return false;
 	denied.pid = task_tgid_nr(current);
 	denied.uid = from_kuid(&init_user_ns, current_euid());
 	denied.cgroup = own_cgroup();

@@ -109,7 +109,35 @@ static vm_fault_t map_fault(struct vm_fault *vmf)
 	return fault;
 }
 
+/*
+ * Mappings are counted, for a revocation walks them all while others wait for theirs.  ->open is
+ * for the second part of a split one, and for the new place of one that moves; it cannot refuse.
+ */
+static void map_open(struct vm_area_struct *vma)
+{
+	struct sivshm_channel *channel = vma->vm_private_data;
+
+	atomic_inc(&channel->n_maps);
+}
+
+static void map_close(struct vm_area_struct *vma)
+{
+	struct sivshm_channel *channel = vma->vm_private_data;
+
+	atomic_dec(&channel->n_maps);
+}
+
+static int map_may_split(struct vm_area_struct *vma, unsigned long address)
+{
+	struct sivshm_channel *channel = vma->vm_private_data;
+
+	return atomic_read(&channel->n_maps) < SIVSHM_MAX_MAPS ? 0 : -ENOMEM;
+}
+
 static const struct vm_operations_struct map_ops = {
+	.open = map_open,
+	.close = map_close,
+	.may_split = map_may_split,
 	.fault = map_fault,
 };
 
@@ -128,7 +156,7 @@ static const struct sivshm_view *view_at(const struct sivshm_channel *channel, p
  * @vma:  entered by faults later, not here
  *
  * Return: 0; -EPERM not the holder; -EINVAL not exactly a view, or private; -EACCES write on RX, or
- * execute; -ENOLINK revoked.
+ * execute; -ENOLINK revoked; -ENOMEM SIVSHM_MAX_MAPS there are.
  */
 int sivshm_map(struct file *file, struct vm_area_struct *vma)
 {
@@ -145,6 +173,8 @@ int sivshm_map(struct file *file, struct vm_area_struct *vma)
 		return -EACCES;
 	if (sivshm_channel_state(channel) == SIVSHM_GRANT_REVOKED)
 		return -ENOLINK;
+	if (!atomic_add_unless(&channel->n_maps, 1, SIVSHM_MAX_MAPS))
+		return -ENOMEM;
 
 	vm_flags_mod(vma, VM_IO | VM_PFNMAP | VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP,
 		     VM_MAYEXEC | (view == &channel->rx ? VM_MAYWRITE : 0));

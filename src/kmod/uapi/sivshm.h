@@ -24,7 +24,8 @@
  *
  * A window maps as: control page, ring, the same ring again, so that a message that wraps is
  * contiguous.  Exactly that length at exactly that offset can be mapped (else EINVAL), shared, RX
- * not for writing and none for executing (else EACCES).  Mappings are not inherited by a fork.
+ * not for writing and none for executing (else EACCES).  Mappings are not inherited by a fork.  A
+ * channel has SIVSHM_MAX_MAPS of them at a time, parts of split ones counted each (else ENOMEM).
  *
  * Errors, all calls: EPERM the caller is not the holder (channel fd); ENODEV no grant table;
  * ENOLINK the channel was revoked or its device is gone; EFAULT, EINVAL as usual (EINVAL also for
@@ -40,6 +41,8 @@
 
 #define SIVSHM_ABI 1
 #define SIVSHM_DEVICE "/dev/sivshm"
+
+#define SIVSHM_MAX_MAPS 16
 
 /* mmap offsets on a channel fd */
 #define SIVSHM_TX_OFFSET 0x000000000ULL
@@ -252,7 +255,8 @@ struct sivshm_channel_info {
  * @timeout_ns: relative; 0 returns at once, U64_MAX waits for ever
  * @count:      out: doorbells since the last call or read()
  *
- * ETIME nothing rang in time; EINTR; EPIPE the peer has closed and nothing rang; ENOLINK.
+ * ETIME nothing rang in time; EINTR a signal handler ran, and @timeout_ns is what was left; EPIPE
+ * the peer has closed and nothing rang; ENOLINK.
  * read(): 8 bytes, the count, EAGAIN when nothing rang and O_NONBLOCK is set, 0 when the peer has
  * closed and nothing rang, ENOLINK when revoked.  poll(): POLLIN rang; POLLHUP with POLLRDHUP the
  * peer has closed; POLLHUP with POLLERR revoked; POLLERR alone: not the holder.
