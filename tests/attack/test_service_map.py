@@ -28,6 +28,7 @@ NO_CHECKS = [
          "if (0)"),
     Edit("src/kmod/map.c", "VM_MAYEXEC | (view == &channel->rx ? VM_MAYWRITE : 0));", "0);"),
     Edit("src/kmod/map.c", "VM_IO | VM_PFNMAP | VM_DONTCOPY", "VM_IO | VM_PFNMAP"),
+    Edit("src/kmod/uapi/sivshm.h", "#define SIVSHM_MAX_MAPS 16", "#define SIVSHM_MAX_MAPS 1000000"),
 ]
 NO_ZAP = Edit("src/kmod/channel.c", "\tsivshm_map_zap(channel);\n", "")
 
@@ -39,9 +40,10 @@ RIGHTS = {"tx executable", "rx writable", "rx write only", "rx executable", "rx 
 CHILDREN = {"tx in a child", "rx in a child"}
 NUMBERS = {"tx at an odd offset", "rx at an odd offset", "nothing of tx", "2^63 bytes", "all bytes there are",
            "end beyond 2^64", "offset and size wrap", "at 2^63", "end beyond 2^63"}
+COUNT = {"rx a thousand times", "tx split at each page"}
 KERNEL = {"rx by /proc/self/mem", "rx to children by madvise", "rx to dumps by madvise", "tx twice", "tx grown",
           "rx grown"}
-ALL = BOUNDS | RIGHTS | CHILDREN | NUMBERS | KERNEL
+ALL = BOUNDS | RIGHTS | CHILDREN | NUMBERS | COUNT | KERNEL
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,14 @@ def test_children(world, right, broken, control):
 def test_numbers(world, right, broken, control):
     assert let_in(right[0], NUMBERS) == set()
     control.seen(let_in(broken, NUMBERS))
+
+
+@attack(SERVICE, "maps a window a thousand times, or splits a mapping at each page, for others' revocations to wait behind its own",
+        stops="mappings of a channel are counted, `src/kmod/map.c`",
+        control="a module that counts to a million maps and splits")
+def test_count(world, right, broken, control):
+    assert let_in(right[0], COUNT) == set()
+    control.seen(let_in(broken, COUNT) == COUNT)
 
 
 @attack(SERVICE, "grows or doubles a mapping by mremap, shares it by madvise, writes RX by /proc/self/mem",

@@ -80,6 +80,29 @@ def test_split_mapping_shows_its_part(k):
     assert seen == [102, 104, 101, 104]
 
 
+def test_number_of_mappings(k):
+    """At most so many, parts counted; those that are there are whole and go on working."""
+    channel = k.channel(0, ring=16 * PAGE)
+    worker, size = channel.worker, channel.info().rx_map_size
+    maps = [channel.map_tx()] + [channel.map_rx() for _ in range(kmod.MAX_MAPS - 1)]
+    assert error_of(channel.map_rx) == error_of(channel.map_tx) == "ENOMEM"
+    assert error_of(worker.call, "mprotect", maps[1] + PAGE, PAGE, PROT_NONE) == "ENOMEM"
+    assert error_of(worker.call, "munmap", maps[1] + PAGE, PAGE) == "ENOMEM"
+    spot = worker.call("mmap", 0, size, PROT_NONE, MAP_PRIVATE | puppet.MAP_ANONYMOUS, -1, 0)
+    maps[1] = worker.call("mremap", maps[1], size, size, 3, spot)  # one that moves is no further one
+    for _ in range(2):
+        worker.call("munmap", maps.pop(), size)
+    worker.call("mprotect", maps[1] + PAGE, PAGE, PROT_NONE)  # three parts
+    assert error_of(channel.map_rx) == "ENOMEM"
+    k.other.section.write(channel.offset, b"still")
+    assert all(worker.peek(address, 5) == b"still" for address in maps[1:])
+    k.revoke(channel)
+    assert all(worker.peek(address, 5) == bytes(5) for address in maps[1:])
+    assert error_of(channel.map_rx) == "ENOLINK"
+    for address in maps:
+        worker.call("munmap", address, size)
+
+
 def test_map_refusals(k):
     channel = k.channel(0)
     size = channel.info().tx_map_size

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Channels are taken back: by the host, by the owner, under load; or the peer closes and they drain."""
 
+import struct
 import time
 
 import pytest
@@ -34,6 +35,27 @@ def test_revoke_while_mapped(k):
     assert error_of(k.open, 3, channel.generation) == "ESTALE"
     channel.worker.end()
     assert k.events() == ["RELEASED"]
+
+
+def test_aio_poll_is_told(k):
+    """Linux asks for the events of AIO from a kernel thread unless it is woken with them; that would be a stranger."""
+    channel = k.channel(0)
+    worker = channel.worker
+    context, block, list_, event = (worker.buffer + n * 256 for n in range(4))
+    worker.poke(context, bytes(8))
+    worker.call("io_setup", 4, context)
+    number = int.from_bytes(worker.peek(context, 8), "little")
+    iocb_cmd_poll = 5
+    worker.poke(block, struct.pack("<QIIHhIQQqQII", 7, 0, 0, iocb_cmd_poll, 0, channel.fd,
+                                   kmod.POLLIN | kmod.POLLRDHUP, 0, 0, 0, 0, 0))
+    worker.poke(list_, block.to_bytes(8, "little"))
+    assert worker.call("io_submit", number, 1, list_) == 1
+    k.revoke(channel)
+    assert worker.call("io_getevents", number, 1, 1, event, 0) == 1
+    data, _, result, _ = struct.unpack("<QQqq", worker.peek(event, 32))
+    assert (data, result) == (7, kmod.POLLHUP | kmod.POLLERR)
+    k.no_events()  # nobody was denied
+    worker.call("io_destroy", number)
 
 
 def test_revoke_untouched(k):

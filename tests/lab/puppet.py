@@ -22,6 +22,7 @@ from .qemu import GuestError
 NR = dict(read=0, write=1, close=3, poll=7, mmap=9, mprotect=10, munmap=11, ioctl=16, pread64=17, mremap=25,
           madvise=28, dup=32, fork=57, getpid=39, fcntl=72, remap_file_pages=216, openat=257, epoll_create1=291,
           epoll_ctl=233, epoll_wait=232, process_vm_readv=310, wait4=61, exit=60, kill=62, rt_sigprocmask=14,
+          io_setup=206, io_destroy=207, io_getevents=208, io_submit=209,
           clock_gettime=228)
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20

@@ -177,6 +177,36 @@ static void try_child(const char *name, const void *p)
 	close(fd[1]);
 }
 
+/* What a revocation has to walk, as much of it as can be had. */
+static void try_many(const char *name, int fd, size_t size)
+{
+	static void *maps[1000];
+	size_t n = 0;
+	int error;
+
+	while (n < sizeof(maps) / sizeof(*maps)) {
+		maps[n] = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, (off_t)SIVSHM_RX_OFFSET);
+		if (maps[n] == MAP_FAILED)
+			break;
+		n++;
+	}
+	error = errno;
+	note(name, n < sizeof(maps) / sizeof(*maps), error);
+	while (n > 0)
+		munmap(maps[--n], size);
+}
+
+static void try_split(const char *name, int fd, size_t size)
+{
+	char *p = mmap(NULL, size, RW, MAP_SHARED, fd, (off_t)SIVSHM_TX_OFFSET);
+	int r = 0;
+
+	for (size_t at = PAGE; at < size && r == 0; at += 2 * PAGE)
+		r = mprotect(p + at, PAGE, PROT_READ);
+	note(name, r < 0, errno);
+	munmap(p, size);
+}
+
 static bool try_exact(int fd, const struct sivshm_channel_info *info)
 {
 	void *tx = mmap(NULL, info->tx_map_size, RW, MAP_SHARED, fd, (off_t)SIVSHM_TX_OFFSET);
@@ -240,6 +270,8 @@ int main(int argc, char **argv)
 	do_ordinary();
 	try_maps(sivshm_get_fd(c), &info);
 	try_odd_maps(sivshm_get_fd(c), &info);
+	try_many("rx a thousand times", sivshm_get_fd(c), info.rx_map_size);
+	try_split("tx split at each page", sivshm_get_fd(c), info.tx_map_size);
 	exact = try_exact(sivshm_get_fd(c), &info);
 	ok = ok && exact;
 	print_json(json_pack("{sb sb so so}", "ok", ok, "exact", exact, "attempts", attempts,
