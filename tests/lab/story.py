@@ -78,11 +78,15 @@ def connect_many(world, count, *options, service="sensor", peer="ivi/dashboard")
 
 @contextlib.contextmanager
 def held_channel(world):
-    """A channel of sensor's with the echo service, for the length of the block. Gives its id."""
+    """A channel of sensor's with the echo service, open at both ends, for the length of the block. Gives its id."""
     pid = world.rtos.run_bg(as_user("sensor", f"{TESTS}/handshake-bench", "connect", "sensor", "ivi/dashboard", "1",
                                     "stay"))
     try:
-        yield running_channel(world)["id"]
+        channel = running_channel(world)["id"]
+        # the host lists it when it is granted: who stops a daemon now might be before its opening
+        for guest in (world.rtos, world.ivi):
+            world.wait_until(lambda guest=guest: world.guest_json(guest, "sivshmctl --json list"), "open at that end")
+        yield channel
     finally:
         world.rtos.run(f"kill -TERM {pid}")
         world.rtos.wait(pid)
