@@ -19,3 +19,9 @@ char *bio_text(BIO *bio)
 	text[size] = '\0';
 	return text;
 }
+
+int no_password(char *buffer, int size, int writing, void *userdata)
+{
+	(void)buffer, (void)size, (void)writing, (void)userdata;
+	return -1;
+}

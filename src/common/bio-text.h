@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What was written to a memory BIO, as a string.  Pure. */
+/* PEM in memory: what was written to a BIO, as a string; a password that nobody is asked for. Pure.
+ */
 #ifndef SIVSHM_BIO_TEXT_H
 #define SIVSHM_BIO_TEXT_H
 
@@ -7,5 +8,7 @@
 
 /** bio_text() - the caller frees; NULL when @bio is NULL or empty, or out of memory */
 char *bio_text(BIO *bio);
+/** no_password() - for PEM_read_*(): without one OpenSSL asks on the terminal, and waits */
+int no_password(char *buffer, int size, int writing, void *userdata);
 
 #endif

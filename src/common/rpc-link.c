@@ -38,6 +38,13 @@ bool rpc_link_is_up(const struct rpc_link *link)
 	return link->is_up && !link->is_failing;
 }
 
+size_t rpc_link_unsent(const struct rpc_link *link)
+{
+	const void *bytes;
+
+	return frame_queue_peek(&link->queue, &bytes);
+}
+
 int rpc_link_fd(const struct rpc_link *link)
 {
 	return link->fd;

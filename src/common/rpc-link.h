@@ -71,6 +71,8 @@ struct rpc_link *rpc_link_free(struct rpc_link *link);
 DEFINE_CLEANUP(struct rpc_link *, rpc_link_free)
 
 bool rpc_link_is_up(const struct rpc_link *link);
+/** rpc_link_unsent() - bytes that the other end has not taken; 0 when down */
+size_t rpc_link_unsent(const struct rpc_link *link);
 /** rpc_link_fd() - borrowed, e.g. for the fd store */
 int rpc_link_fd(const struct rpc_link *link);
 

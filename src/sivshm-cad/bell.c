@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -13,15 +14,19 @@
 
 /* One for the process, for its life: there is one thread. */
 static aio_context_t queue;
+static bool no_aio; /* in this kernel */
 static int null_fd = -1;
 
 int bell_init(void)
 {
 	if (null_fd < 0)
 		null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (null_fd < 0 || (!queue && syscall(SYS_io_setup, QUEUE, &queue) < 0))
+	if (null_fd < 0)
 		return -errno;
-	return 0;
+	if (queue || syscall(SYS_io_setup, QUEUE, &queue) >= 0)
+		return 0;
+	no_aio = errno == ENOSYS;
+	return -errno;
 }
 
 /* signal_fd() - read nothing from nowhere; that it is done is what the eventfd is told */
@@ -55,5 +60,11 @@ static int write_fd(int eventfd)
 
 int bell_ring(int eventfd)
 {
-	return queue ? signal_fd(eventfd) : write_fd(eventfd);
+	int r;
+
+	if (no_aio)
+		return write_fd(eventfd);
+	/* Somebody else may have all that the kernel allows (fs.aio-max-nr), for a while. */
+	r = bell_init();
+	return r < 0 ? r : signal_fd(eventfd);
 }

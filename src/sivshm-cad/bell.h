@@ -10,8 +10,8 @@
 #ifndef CAD_BELL_H
 #define CAD_BELL_H
 
-/** bell_init() - get ready, once, before there are VMs; negative errno: this kernel's rings can
- * wait */
+/** bell_init() - get ready, before there are VMs; -ENOSYS: this kernel's rings can wait; other
+ * errors: bell_ring() tries again */
 int bell_init(void);
 /** bell_ring() - add one to the counter, without waiting; negative errno */
 int bell_ring(int eventfd);

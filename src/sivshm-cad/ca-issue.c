@@ -40,7 +40,7 @@ static int read_csr(const char *text, X509_REQ **ret, struct failure *error)
 {
 	_cleanup_(BIO_freep) BIO *bio = BIO_new_mem_buf(text, -1);
 	_cleanup_(X509_REQ_freep) X509_REQ *csr =
-		bio ? PEM_read_bio_X509_REQ(bio, NULL, NULL, NULL) : NULL;
+		bio ? PEM_read_bio_X509_REQ(bio, NULL, no_password, NULL) : NULL;
 	EVP_PKEY *key = csr ? X509_REQ_get0_pubkey(csr) : NULL;
 
 	ERR_clear_error();

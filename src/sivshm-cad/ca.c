@@ -56,12 +56,6 @@ static int open_file(const char *path, bool private, BIO **ret, struct failure *
 	return 0;
 }
 
-static int no_password(char *buffer, int size, int writing, void *userdata)
-{
-	(void)buffer, (void)size, (void)writing, (void)userdata;
-	return -1; /* never ask on a terminal */
-}
-
 static int load_key(struct ca *ca, const char *path, struct failure *error)
 {
 	_cleanup_(BIO_freep) BIO *bio = NULL;

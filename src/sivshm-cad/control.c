@@ -95,9 +95,9 @@ static void on_down(struct rpc_link *link, const struct failure *why, void *user
 	char name[FDSTORE_NAME_SIZE];
 
 	(void)link;
-	if (why->code == ERR_CLOSED)
+	if (why->code == ERR_CLOSED && vm_may_log_connection(vm))
 		log_info("VM %s: control port disconnected", vm->name);
-	else
+	else if (why->code != ERR_CLOSED)
 		log_warning("VM %s: control port dropped: %s", vm->name, why->text);
 	stored_name(vm, 'C', name);
 	fdstore_remove(name);
@@ -111,20 +111,27 @@ static const struct rpc_link_handler link_handler = {
 	.down = on_down,
 };
 
-static bool may_connect(const struct vm *vm, int fd)
+static bool is_of_vm(struct vm *vm, int fd)
 {
 	uint32_t uid;
 
-	if (tree_peer_uid(fd, &uid) < 0 || uid != vm->config->uid) {
+	if (tree_peer_uid(fd, &uid) >= 0 && uid == vm->config->uid)
+		return true;
+	if (vm_may_log_connection(vm))
 		log_warning("VM %s: a process that is not uid %u tried its control port", vm->name,
 			    vm->config->uid);
+	return false;
+}
+
+static bool may_connect(struct vm *vm, int fd)
+{
+	if (!is_of_vm(vm, fd))
 		return false;
-	}
-	if (vm->control->link) {
+	if (!vm->control->link)
+		return true;
+	if (vm_may_log_connection(vm))
 		log_warning("VM %s: its control port has a connection already", vm->name);
-		return false;
-	}
-	return true;
+	return false;
 }
 
 static int on_connection(sd_event_source *source, int listen_fd, uint32_t events, void *userdata)
@@ -144,7 +151,8 @@ static int on_connection(sd_event_source *source, int listen_fd, uint32_t events
 	 * again */
 	rpc_link_write_nul(vm->control->link);
 	rpc_link_notify(vm->control->link, "Reset", NULL);
-	log_info("VM %s: control port connected", vm->name);
+	if (vm_may_log_connection(vm))
+		log_info("VM %s: control port connected", vm->name);
 	return 0;
 }
 
@@ -188,6 +196,10 @@ static int adopt_connection(struct control *c)
 	fd = fdstore_take(c->vm->manager->restored, name);
 	if (fd < 0)
 		return 0;
+	if (!is_of_vm(c->vm, fd)) { /* any more: User= was another one */
+		fdstore_remove(name);
+		return 0;
+	}
 	r = rpc_link_new(c->vm->manager->event, fd, RPC_LINK_SOCKET, &link_handler, c->vm,
 			 &c->link);
 	if (r < 0)

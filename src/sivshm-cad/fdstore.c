@@ -43,6 +43,13 @@ bool fdstore_has(const struct fdstore *store, const char *name)
 	return find(store, name) >= 0;
 }
 
+int fdstore_peek(const struct fdstore *store, const char *name)
+{
+	int i = find(store, name);
+
+	return i < 0 ? -1 : SD_LISTEN_FDS_START + i;
+}
+
 int fdstore_take(struct fdstore *store, const char *name)
 {
 	int i = find(store, name);

@@ -31,6 +31,8 @@ struct fdstore *fdstore_close(struct fdstore *store, bool forget);
 int fdstore_take(struct fdstore *store, const char *name);
 /** fdstore_has() - could be taken */
 bool fdstore_has(const struct fdstore *store, const char *name);
+/** fdstore_peek() - borrowed; -1: none of that name */
+int fdstore_peek(const struct fdstore *store, const char *name);
 /** fdstore_put() - systemd keeps a duplicate, until it hangs up */
 void fdstore_put(const char *name, int fd);
 /** fdstore_put_unwatched() - an eventfd: whoever shares it can bring it to an error */

@@ -152,8 +152,9 @@ int manager_new(const struct options *options, sd_event *event, struct manager *
 	TAILQ_INIT(&m->sessions);
 	r = bell_init();
 	if (r < 0)
-		log_warning("no asynchronous I/O, so that a hostile QEMU can stop this daemon: %s",
-			    strerror(-r));
+		log_warning("no asynchronous I/O: %s; %s", strerror(-r),
+			    r == -ENOSYS ? "a hostile QEMU can stop this daemon"
+					 : "no doorbell is rung, see fs.aio-max-nr");
 	r = load(m);
 	if (r >= 0)
 		r = open_tree(m);

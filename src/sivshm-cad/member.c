@@ -250,7 +250,8 @@ static void on_connected(void *userdata)
 	struct region *region = member->region;
 	int r;
 
-	log_info("VM %s: device of region %s connected", member->vm->name, region->name);
+	if (vm_may_log_connection(member->vm))
+		log_info("VM %s: device of region %s connected", member->vm->name, region->name);
 	r = scrub_start(region->manager->event, member->section_fd, 0, region->section_size,
 			SCRUB_EMPTY, on_clean, member, &member->reset);
 	if (r != 0)
@@ -261,7 +262,9 @@ static void on_gone(void *userdata)
 {
 	struct member *member = userdata;
 
-	log_info("VM %s: device of region %s is gone", member->vm->name, member->region->name);
+	if (vm_may_log_connection(member->vm))
+		log_info("VM %s: device of region %s is gone", member->vm->name,
+			 member->region->name);
 	member->reset = scrub_cancel(member->reset);
 	member->welcomed = false;
 	member_forget_connection(member);

@@ -45,6 +45,29 @@ static void mute_bell_name(const struct region *region, char *ret)
 	snprintf(ret, FDSTORE_NAME_SIZE, "d%u", region->number);
 }
 
+/* has_stranger() - a QEMU connected as a VM whose User= is another one now: it knows the memory and
+ * the doorbells */
+static bool has_stranger(const struct region *region)
+{
+	char name[FDSTORE_NAME_SIZE];
+	bool found = false;
+
+	for (size_t i = 0; i < region->n_members; i++) {
+		const struct member *member = &region->members[i];
+		uint32_t uid;
+		int fd;
+
+		member_stored_name(member, 'c', name);
+		fd = fdstore_peek(region->manager->restored, name);
+		if (fd < 0 || (tree_peer_uid(fd, &uid) >= 0 && uid == member->vm->config->uid))
+			continue;
+		log_warning("VM %s: its device is not of uid %u, region %s is made anew",
+			    member->vm->name, member->vm->config->uid, region->name);
+		found = true;
+	}
+	return found;
+}
+
 static bool restore_bells(struct region *region)
 {
 	char name[FDSTORE_NAME_SIZE];
@@ -77,19 +100,19 @@ static void drop_bells(struct region *region)
 		member_stored_name(member, 'c', name);
 		if (!fdstore_has(restored, name))
 			continue;
-		log_warning("VM %s: doorbells of region %s were not kept, its device is lost",
+		log_warning("VM %s: doorbells of region %s are new, its device is lost",
 			    member->vm->name, region->name);
 		close(fdstore_take(restored, name));
 		member_forget_connection(member);
 	}
 }
 
-static int open_bells(struct region *region)
+static int open_bells(struct region *region, bool anew)
 {
 	char name[FDSTORE_NAME_SIZE];
 	int r = 0;
 
-	if (restore_bells(region))
+	if (restore_bells(region) && !anew)
 		return 0;
 	drop_bells(region);
 	region->mute_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -201,13 +224,16 @@ static void member_init(struct member *member, struct region *region, struct vm 
 static int region_start(struct region *region, const struct region_config *config)
 {
 	struct manager *m = region->manager;
+	bool anew = has_stranger(region);
 	char name[RUNTIME_NAME_SIZE];
 	int r;
 
 	snprintf(name, sizeof(name), "region/%s", region->name);
+	if (anew)
+		tree_remove_dir(&m->tree, name);
 	r = tree_make_dir(&m->tree, name, 0711, 0);
 	if (r >= 0)
-		r = open_bells(region);
+		r = open_bells(region, anew);
 	for (size_t i = 0; i < region->n_members && r >= 0; i++)
 		r = member_start(&region->members[i], config);
 	return r;
@@ -234,7 +260,9 @@ int region_new(struct manager *m, const struct region_config *config, uint32_t n
 			    (uint32_t)i);
 	r = region_start(region, config);
 	if (r < 0) {
-		region_free(region, true);
+		/* while starting: what a predecessor has left in systemd's keeping is for the next
+		 * try */
+		region_free(region, !m->restored);
 		return r;
 	}
 	*ret = region;

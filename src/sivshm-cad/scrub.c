@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
 #include <fcntl.h>
+#include <time.h>
 
 #include "scrub.h"
 
@@ -45,16 +46,25 @@ static int step(struct scrub *s)
 	return s->at == s->end;
 }
 
-static int on_turn(sd_event_source *source, void *userdata)
+static int next_turn(sd_event_source *source)
+{
+	int r = sd_event_source_set_time(source, 0);
+
+	return r < 0 ? r : sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+}
+
+static int on_turn(sd_event_source *source, uint64_t usec, void *userdata)
 {
 	struct scrub *s = userdata;
 	scrub_fn fn = s->fn;
 	int r = step(s);
 
-	if (r == 0)
-		r = sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
-	if (r == 0)
-		return 0;
+	(void)usec;
+	if (r == 0) {
+		r = next_turn(source);
+		if (r >= 0)
+			return 0;
+	}
 	userdata = s->userdata;
 	scrub_cancel(s);
 	fn(r < 0 ? r : 0, userdata);
@@ -71,14 +81,13 @@ int scrub_start(sd_event *event, int fd, uint64_t offset, uint64_t size, enum sc
 		return -ENOMEM;
 	*s = (struct scrub){NULL, fd, offset, offset + size, kind, fn, userdata};
 	r = step(s);
-	if (r == 0)
-		r = sd_event_add_defer(event, &s->source, on_turn, s);
-	else if (r < 0 || r == 1) {
+	if (r != 0) {
 		free(s);
 		return r;
 	}
-	if (r >= 0) /* requests and doorbells come first */
-		r = sd_event_source_set_priority(s->source, SD_EVENT_PRIORITY_IDLE);
+	/* In turn with all else.  With less priority a VM that always has something to say would
+	 * keep others waiting for memory; a deferred source would keep everybody waiting for it. */
+	r = sd_event_add_time(event, &s->source, CLOCK_MONOTONIC, 0, 1, on_turn, s);
 	if (r < 0) {
 		scrub_cancel(s);
 		return r;

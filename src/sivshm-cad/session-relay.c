@@ -7,6 +7,7 @@
 
 #include "channel.h"
 #include "control.h"
+#include "frame.h"
 #include "manager.h"
 #include "policy.h"
 #include "session-internal.h"
@@ -15,6 +16,9 @@
 /* Flights on the way to one VM: well below FRAME_QUEUE_MAX, so that callers cannot have its link
  * dropped. */
 #define RELAY_BYTES_MAX (640 * 1024)
+/* What a VM has not taken yet also has flights of sessions that ended meanwhile, and what it was
+ * told of their ends. */
+#define RELAY_UNSENT_MAX (FRAME_QUEUE_MAX / 4 * 3)
 /* Of these a caller's share, so that one VM with large flights does not shut the others out: 3 KiB
  * for each of the 64 handshakes that SessionsPerVM= lets it have by default. */
 #define SENT_BYTES_MAX (192 * 1024)
@@ -48,7 +52,8 @@ static int check_relay(const struct session *s, size_t bytes, struct failure *er
 	if (s->from_vm->sent_bytes + bytes > SENT_BYTES_MAX)
 		return failure_set(error, ERR_QUOTA_EXCEEDED,
 				   "VM %s has too many handshakes under way", s->from.vm);
-	if (!control_is_ready(s->to_vm) || s->to_vm->relay_bytes + bytes > RELAY_BYTES_MAX)
+	if (!control_is_ready(s->to_vm) || s->to_vm->relay_bytes + bytes > RELAY_BYTES_MAX ||
+	    rpc_link_unsent(s->to_vm->control->link) + bytes * 4 / 3 > RELAY_UNSENT_MAX)
 		return failure_set(error, ERR_NOT_READY, "VM %s has too many handshakes under way",
 				   s->to.vm);
 	return 0;
@@ -137,9 +142,9 @@ static int check_connect(struct vm *vm, struct vm *to_vm, const struct peer_name
 		return failure_set(error, ERR_QUOTA_EXCEEDED,
 				   "VM %s has SessionsPerVM=%u handshakes under way", vm->name,
 				   max);
-	if (!control_is_ready(to_vm))
+	if (!to_vm || !control_is_ready(to_vm)) /* none: it could not be made at a reload */
 		return failure_set(error, ERR_PEER_NOT_LISTENING,
-				   "VM %s has no sivshmd that answers", to_vm->name);
+				   "VM %s has no sivshmd that answers", msg->to.vm);
 	if (!control_is_listening(to_vm, msg->to.service))
 		return failure_set(error, ERR_PEER_NOT_LISTENING, "%s/%s does not listen now",
 				   to_vm->name, msg->to.service);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -63,6 +64,9 @@ static int write_table(struct vm *vm, const struct layout *layout, const uint32_
 
 	grants_path(vm, path);
 	r = tree_open_file(&vm->manager->tree, path, size, &vm->config->gid, 1, &fd, &fresh);
+	/* memory that is not there is an error here, and would be the end of this process later */
+	if (r >= 0 && fallocate(fd, 0, 0, (off_t)size) < 0)
+		r = -errno;
 	if (r >= 0)
 		r = map_file(fd, size, &memory);
 	if (r < 0)
@@ -126,6 +130,11 @@ int vm_check_restored(const struct vm *vm, struct conf_error *error)
 			r = check_section(vm, &s, error);
 	}
 	return r;
+}
+
+bool vm_may_log_connection(struct vm *vm)
+{
+	return ratelimit_take(&vm->connections, manager_now(vm->manager), 10 * 1000000ULL, 20);
 }
 
 uint32_t vm_region_number(const struct vm *vm, const char *name)

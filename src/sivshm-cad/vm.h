@@ -20,7 +20,7 @@ struct vm {
 	unsigned n_sessions; /* handshakes that it began */
 	size_t relay_bytes;  /* of flights on their way to it, */
 	size_t sent_bytes;   /* and of those that its own handshakes have on their way */
-	struct ratelimit certificates, refusals, hellos;
+	struct ratelimit certificates, refusals, hellos, connections;
 };
 
 /** vm_new() - folder, control socket, and the grant table if a predecessor left one */
@@ -40,5 +40,8 @@ int vm_check_restored(const struct vm *vm, struct conf_error *error);
 /** vm_region_number() - of the region @name in the table; 0: not in there.  Numbers begin at 1 */
 uint32_t vm_region_number(const struct vm *vm, const char *name);
 uint32_t vm_last_region_number(const struct vm *vm);
+
+/** vm_may_log_connection() - a VM may connect as often as it likes, but not fill the journal */
+bool vm_may_log_connection(struct vm *vm);
 
 #endif

@@ -56,7 +56,7 @@ char *csr_new(EVP_PKEY *key)
 /* The next certificate of @bio; NULL at the end, with @error set when it was none. */
 static X509 *next_certificate(BIO *bio, struct failure *error)
 {
-	X509 *x = PEM_read_bio_X509(bio, NULL, NULL, NULL);
+	X509 *x = PEM_read_bio_X509(bio, NULL, no_password, NULL);
 	unsigned long e = ERR_peek_last_error();
 
 	if (!x && ERR_GET_REASON(e) != PEM_R_NO_START_LINE)

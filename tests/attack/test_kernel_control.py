@@ -25,9 +25,9 @@ pytest.importorskip("gi")
 from lab import build  # noqa: E402
 from lab.attack import KERNEL, attack  # noqa: E402
 
-from cads import BASE, OTHER, Edit, broken, cad, pair, sound, vm, wait_for  # noqa: E402
+from cads import BASE, OTHER, UIDS, Edit, broken, cad, pair, sound, vm, wait_for  # noqa: E402
 from control_acts import ACTS, call, hello  # noqa: E402
-from fake_vm import Handshake, RpcError, b64  # noqa: E402
+from fake_vm import Device, Handshake, RpcError, b64  # noqa: E402
 
 LIMITS = "[CA]\nTrustDomain=test.example\n[Limits]\nHandshakeTimeout=10s\nDrainTimeout=1s\nSessionsPerVM=16\n"
 CONFIG = {**BASE, **OTHER, "ca.conf": LIMITS,
@@ -43,6 +43,12 @@ NO_FRAME_LIMIT = Edit("src/common/frame.h", "#define FRAME_MAX 131072", "#define
 NO_QUEUE_LIMIT = Edit("src/common/frame.h", "#define FRAME_QUEUE_MAX (1024 * 1024)", "#define FRAME_QUEUE_MAX (1 << 30)")
 NO_PATIENCE_LIMIT = Edit("src/common/rpc-link.h", "#define RPC_LINK_MAX_MALFORMED 16", "#define RPC_LINK_MAX_MALFORMED 100000000")
 NO_TURNS = Edit("src/common/rpc-link.c", "#define READS_MAX 4", "#define READS_MAX 4000000000u")
+NO_UNSENT_LIMIT = Edit("src/sivshm-cad/session-relay.c", "#define RELAY_UNSENT_MAX (FRAME_QUEUE_MAX / 4 * 3)",
+                       "#define RELAY_UNSENT_MAX (FRAME_QUEUE_MAX * 4)")
+LESS_PRIORITY = Edit("src/sivshm-cad/scrub.c",
+                     "r = sd_event_add_time(event, &s->source, CLOCK_MONOTONIC, 0, 1, on_turn, s);",
+                     "r = sd_event_add_time(event, &s->source, CLOCK_MONOTONIC, 0, 1, on_turn, s);\n"
+                     "	sd_event_source_set_priority(s->source, SD_EVENT_PRIORITY_IDLE);")
 NO_SESSION_LIMIT = Edit("src/sivshm-cad/session-relay.c", "if (vm->n_sessions >= max)", "if (vm->n_sessions >= max * 4)")
 
 
@@ -272,6 +278,63 @@ def test_sessions(figures, control):
     ((code, text),) = refusals
     assert code == -32007 and "SessionsPerVM=16" in text
     control.seen(claim(broken(NO_SESSION_LIMIT))[0] == 64)
+
+
+@attack(KERNEL, "begins handshakes with a slow peer and forgets them by Hello, again and again, to have its link dropped",
+        stops="what a VM has not read yet counts, whoever forgot it, `src/sivshm-cad/session-relay.c`",
+        control="a build that counts handshakes under way alone fills the peer's queue, and drops its link")
+def test_peer_is_dropped(figures, control):
+    def press(binary):
+        """bravo reads nothing for a while. Is its link there afterwards? And what refused alpha at last?"""
+        with four(binary) as (daemon, alpha, bravo, carol, delta):
+            last = None
+            for _ in range(60):
+                ids = [alpha.daemon.request("Connect", **{"from": "sensor"}, to="bravo/dashboard", ringSize=4096,
+                                            flight=b64(bytes(9000))) for _ in range(16)]
+                alpha.daemon.hello()
+                for ident in ids:
+                    refusal = alpha.daemon.take(lambda m, ident=ident: m.get("id") == ident, 0)
+                    last = refusal["error"]["message"] if refusal and "error" in refusal else last
+            took = connect_others(carol, delta)
+            dropped = f"VM bravo: control port dropped: {QUEUE_FULL}" in daemon.log()
+            if not dropped:
+                bravo.daemon.call("Listen", service="dashboard")
+                bravo.daemon.inbox.clear()
+                Handshake(alpha, bravo).run()
+            return dropped, last, took
+    dropped, last, took = press(sound())
+    figures.update(others_ms=round(took * 1000, 1))
+    assert not dropped and last == "VM bravo has too many handshakes under way"
+    control.seen(press(broken(NO_UNSENT_LIMIT))[0])
+
+
+@attack(KERNEL, "keeps the daemon busy with messages that need no answer, while another VM's memory is cleared for its start",
+        stops="clearing has its turns like everything else, `src/sivshm-cad/scrub.c`",
+        control="a build that clears when there is nothing else to do clears nothing until the flood is over")
+def test_clearing_goes_on(figures, control):
+    frame = call("Opened", session="00" * 16, slot=0, generation=1).replace(b'"id": 1, ', b"")
+    large = {**CONFIG, "region.d/20-other.conf": "[Region other]\nMembers=carol delta\nSectionSize=512M\n"}
+
+    def read_before_welcome(binary):
+        """How much of a flood that waits already is read before carol's device is welcome."""
+        with cad(binary, large) as daemon:
+            alpha, _ = pair(daemon)
+            sock = alpha.daemon.sock
+            sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 4 * WAITING)
+            os.kill(daemon.pid, signal.SIGSTOP)
+            for _ in range(WAITING // (len(frame) * 1000)):
+                sock.sendall(frame * 1000)
+            whole = unread(sock)
+            device = Device(daemon.runtime / "vm/carol/other.sock", UIDS["carol"])
+            try:
+                os.kill(daemon.pid, signal.SIGCONT)
+                assert device.receive(60), "no welcome"
+                return round(1 - unread(sock) / whole, 3)
+            finally:
+                device.close()
+    figures["read_before"] = read_before_welcome(plain())
+    assert figures["read_before"] < 0.5
+    control.seen(read_before_welcome(broken(LESS_PRIORITY)) > 0.99)
 
 
 @attack(KERNEL, "stops in the middle of a frame",

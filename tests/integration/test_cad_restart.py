@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("gi")
 
-from cad import CONFIG, UID_A, UID_B, wait_for  # noqa: E402
+from cad import CONFIG, UID_A, UID_B, UID_C, wait_for  # noqa: E402
 from cad_fixtures import cad, cad_binary, pair, private_bus  # noqa: E402, F401
 from fake_vm import ACTIVE, DRAINING, FREE, REVOKED, Handshake, Vm  # noqa: E402
 
@@ -85,6 +85,26 @@ def test_store_holds_everything_once(channel):
     assert set(cad.store.names()) == want - {"C.b", "c1.1"}
     b.boot()
     assert sorted(cad.store.names()) == sorted(want)
+
+
+def test_user_of_a_vm_is_another_one(channel):
+    """The process that was this VM knows its memory and doorbells: it loses both, and the next one gets others."""
+    cad, a, b, h = channel
+    stat = os.stat(cad.runtime / "region/demo/a")
+    cad.configure({**CONFIG, "vm.d/10-a.conf": f"[VM a]\nUser={UID_C}\nServices=sensor camera\n"})
+    cad.restart()
+    assert f"VM a: its device is not of uid {UID_C}, region demo is made anew" in cad.log()
+    assert f"VM a: a process that is not uid {UID_C} tried its control port" in cad.log()
+    assert not cad.channels() and not any(v["connected"] or v["control"] for k, v in cad.vms().items() if k == "a")
+    with pytest.raises(EOFError):
+        a.device.receive()
+    new = Vm(cad, "a", UID_C).boot()
+    now = os.stat(cad.runtime / "region/demo/a")
+    assert (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino)
+    a.device.map[:4] = b"late"
+    os.eventfd_write(a.device.peers[a.device.id][1], 1)
+    assert new.device.map[:4] != b"late" and not new.device.bell(1, timeout=0.2)
+    new.close()
 
 
 def test_doorbells_that_were_not_kept(channel):
