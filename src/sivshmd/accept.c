@@ -146,6 +146,36 @@ static void on_identity(const struct keypair *pair, const struct failure *error,
 		session_fail(s, &why);
 }
 
+static unsigned sessions_of(const struct listener *l, const struct peer_name *from)
+{
+	struct session *s;
+	unsigned n = 0;
+
+	TAILQ_FOREACH(s, &l->manager->sessions, next)
+		n += s->listener == l && peer_name_equal(&s->from, from);
+	return n;
+}
+
+/*
+ * A peer that begins handshakes and ends none must not keep all others away: when it has more than
+ * half of the backlog its oldest one goes, and another peer has the place.
+ */
+static bool make_room(struct listener *l, const struct peer_name *from)
+{
+	struct failure why;
+	struct session *s;
+
+	failure_set(&why, ERR_QUOTA_EXCEEDED, "the backlog is full, and other peers want in");
+	TAILQ_FOREACH(s, &l->manager->sessions, next) {
+		if (s->listener != l || s->state > SESSION_HELLO ||
+		    peer_name_equal(&s->from, from) || sessions_of(l, &s->from) <= l->backlog / 2)
+			continue;
+		session_fail(s, &why);
+		return listener_has_room(l);
+	}
+	return false;
+}
+
 /* May @incoming come in at @l?  Errors are what the peer is told: no lines of files. */
 static int check_incoming(struct listener *l, const struct msg_incoming *incoming,
 			  struct failure *error)
@@ -170,10 +200,10 @@ static int check_incoming(struct listener *l, const struct msg_incoming *incomin
 		return failure_set(error, ERR_REFUSED_BY_PEER,
 				   "the listener takes rings of at most %llu bytes",
 				   (unsigned long long)l->max_ring);
-	if (!listener_has_room(l))
-		return failure_set(error, ERR_QUOTA_EXCEEDED, "the backlog of %s is full",
-				   l->service);
-	return 0;
+	if (listener_has_room(l) || make_room(l, &incoming->from))
+		return 0;
+	listener_check_owner(l);
+	return failure_set(error, ERR_QUOTA_EXCEEDED, "the backlog of %s is full", l->service);
 }
 
 /* NULL with @error set. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "caller.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@
 
 #define CGROUP_ROOT "/sys/fs/cgroup"
 #define CGROUP_PATH_SIZE 3072
-#define SEARCH_MAX 4096
+#define CGROUP_DEPTH_MAX 64
 
 /* Where the unified hierarchy is mounted: alone, or beside the old controllers. */
 static const char *cgroup_mount(void)
@@ -136,31 +136,49 @@ int caller_identify(const char *name, uid_t uid, pid_t pid, int pidfd, struct ca
 	return 0;
 }
 
-/* nftw() has no userdata; one search at a time, one thread. */
-static struct {
-	uint64_t cgroup;
-	unsigned seen;
-	char *unit;
-} search;
+struct walk {
+	char path[CGROUP_PATH_SIZE]; /* below the mount */
+	unsigned depth;
+	caller_cgroup_fn fn;
+	void *userdata;
+};
 
-static int on_group(const char *path, const struct stat *st, int type, struct FTW *ftw)
+/* The groups in @fd, which is closed, and below.  False: @fn has seen enough. */
+static bool walk(struct walk *w, int fd, size_t length)
 {
-	(void)ftw;
-	if (type != FTW_D)
-		return 0;
-	if (search.seen++ >= SEARCH_MAX)
-		return 1;
-	if (st->st_ino != search.cgroup)
-		return 0;
-	cgroup_unit(path + strlen(cgroup_mount()), search.unit, UNIT_NAME_SIZE);
-	return 1;
+	DIR *dir = fdopendir(fd);
+	struct dirent *e;
+	bool go_on = true;
+
+	if (!dir) {
+		close(fd);
+		return true;
+	}
+	w->depth++;
+	while (go_on && (e = readdir(dir))) {
+		size_t room = sizeof(w->path) - length;
+		int n;
+
+		if (e->d_type != DT_DIR || !strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+			continue;
+		n = snprintf(w->path + length, room, "/%s", e->d_name);
+		if (n < 0 || (size_t)n >= room || w->depth > CGROUP_DEPTH_MAX)
+			continue;
+		go_on = w->fn(e->d_ino, w->path, w->userdata);
+		fd = go_on ? openat(dirfd(dir), e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+		if (fd >= 0)
+			go_on = walk(w, fd, length + (size_t)n);
+	}
+	w->depth--;
+	closedir(dir);
+	return go_on;
 }
 
-void caller_unit_of_cgroup(uint64_t cgroup, char ret[UNIT_NAME_SIZE])
+void caller_walk_cgroups(caller_cgroup_fn fn, void *userdata)
 {
-	ret[0] = '\0';
-	search.cgroup = cgroup;
-	search.seen = 0;
-	search.unit = ret;
-	nftw(cgroup_mount(), on_group, 8, FTW_PHYS | FTW_MOUNT);
+	struct walk w = {.fn = fn, .userdata = userdata};
+	int fd = open(cgroup_mount(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0)
+		walk(&w, fd, 0);
 }

@@ -35,8 +35,9 @@ struct caller {
 int caller_identify(const char *name, uid_t uid, pid_t pid, int pidfd, struct caller *ret,
 		    struct failure *error);
 
-/** caller_unit_of_cgroup() - search the hierarchy for a control group's unit; "" when not found
- * soon */
-void caller_unit_of_cgroup(uint64_t cgroup, char ret[UNIT_NAME_SIZE]);
+/** caller_cgroup_fn - @path is for cgroup_unit(); false ends the walk */
+typedef bool (*caller_cgroup_fn)(uint64_t cgroup, const char *path, void *userdata);
+/** caller_walk_cgroups() - every control group there is */
+void caller_walk_cgroups(caller_cgroup_fn fn, void *userdata);
 
 #endif

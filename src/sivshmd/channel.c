@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cgroup.h"
 #include "listener.h"
 #include "log.h"
 #include "manager.h"
@@ -62,7 +63,8 @@ int channel_new(struct manager *m, const struct channel_spec *spec, struct chann
 		.state = spec->state,
 	};
 	snprintf(c->local, sizeof(c->local), "%s", spec->local);
-	snprintf(c->unit, sizeof(c->unit), "%s", spec->unit);
+	snprintf(c->unit, sizeof(c->unit), "%s", spec->unit ?: "");
+	c->unit_is_known = spec->unit != NULL;
 	set_path(c);
 	m->channels[c->ref.slot] = c;
 	*ret = c;
@@ -161,7 +163,7 @@ static bool policy_allows(const struct channel *c)
 		.service = c->local,
 		.uid = c->uid,
 		.unit = c->unit,
-		.any_unit = !c->unit[0],
+		.any_unit = !c->unit_is_known,
 		.peer = &c->peer,
 		.ring_size = c->ring_size,
 	};
@@ -252,6 +254,16 @@ int channels_check_delivered(struct manager *m, uid_t uid, struct failure *error
 		"uid %u has %u channels that it has not used yet: read the answers first", uid, n);
 }
 
+bool channel_is_released(struct manager *m, const struct slot_ref *ref)
+{
+	struct sivshm_slot s;
+
+	/* What cannot be read is not known to be released: Hello names it to the host again. */
+	return look(m, ref->slot, &s) >= 0 &&
+	       (s.channel == SIVSHM_CHANNEL_NONE || s.channel == SIVSHM_CHANNEL_RELEASED ||
+		s.channel_generation != ref->generation);
+}
+
 /* Does the kernel hold a channel of this grant?  Then its own RELEASED will tell of the end. */
 static bool kernel_has(struct manager *m, const struct slot_ref *ref)
 {
@@ -310,8 +322,10 @@ static void denied(struct manager *m, struct channel *c, const struct sivshm_eve
 	char peer[PEER_NAME_SIZE] = "";
 	unsigned suppressed;
 
-	/* who is denied can try as fast as events are read */
-	if (!ratelimit_allow(&m->refusals, e->uid, clock_usec(CLOCK_MONOTONIC), &suppressed))
+	/* Who is denied can try as fast as events are read.  A limit of its own for each uid and
+	 * channel: what was used up elsewhere hides nothing here. */
+	if (!ratelimit_allow(&m->denials, e->uid + e->slot * 0x9e3779b1u,
+			     clock_usec(CLOCK_MONOTONIC), &suppressed))
 		return;
 	if (suppressed > 0)
 		log_plain(LOG_NOTICE, "%u refusals were not logged", suppressed);
@@ -355,7 +369,8 @@ static enum sivshm_grant_state slot_state(const struct sivshm_slot *s)
 	return (enum sivshm_grant_state)s->state;
 }
 
-static void adopt(struct manager *m, const struct sivshm_slot *s)
+/* NULL: there is nothing to adopt, or it cannot be. */
+static struct channel *adopt(struct manager *m, const struct sivshm_slot *s)
 {
 	struct slot_ref ref = {s->slot, s->channel_generation};
 	struct channel_spec spec = {
@@ -367,40 +382,65 @@ static void adopt(struct manager *m, const struct sivshm_slot *s)
 		.act = POLICY_BE,
 		.state = slot_state(s),
 	};
-	char unit[UNIT_NAME_SIZE];
+	struct channel *c = NULL;
 	struct peer_name peer;
-	struct channel *c;
 	int r;
 
 	r = device_adopt(m->device, &ref);
 	if (r < 0) {
 		log_event(LOG_WARNING, LOG_ID_DEVICE, NULL, "Slot %u cannot be adopted: %s",
 			  s->slot, strerror(-r));
-		return;
+		return NULL;
 	}
 	if (s->channel == SIVSHM_CHANNEL_RELEASED)
-		return; /* its event comes now */
+		return NULL; /* its event comes now */
 	snprintf(peer.vm, sizeof(peer.vm), "%s", (const char *)s->peer_vm);
 	snprintf(peer.service, sizeof(peer.service), "%s", (const char *)s->peer_service);
-	caller_unit_of_cgroup(s->cgroup, unit);
-	spec.unit = unit;
 	spec.peer = &peer;
-	if (channel_find(m, &ref))
-		return;
-	if (channel_new(m, &spec, &c) < 0)
+	if (!channel_find(m, &ref) && channel_new(m, &spec, &c) < 0)
 		log_plain(LOG_ERR, "Slot %u: out of memory", s->slot);
-	else
-		channel_announce(c, NULL);
+	return c;
+}
+
+struct adopted {
+	struct channel *channels[SIVSHM_MAX_SLOTS];
+	size_t n, n_unknown;
+};
+
+static bool on_cgroup(uint64_t cgroup, const char *path, void *userdata)
+{
+	struct adopted *a = userdata;
+
+	for (size_t i = 0; i < a->n; i++) {
+		struct channel *c = a->channels[i];
+
+		if (c->cgroup != cgroup || c->unit_is_known)
+			continue;
+		cgroup_unit(path, c->unit, sizeof(c->unit));
+		c->unit_is_known = true;
+		a->n_unknown--;
+	}
+	return a->n_unknown > 0;
 }
 
 void channels_adopt(struct manager *m)
 {
+	struct adopted a = {};
 	struct sivshm_slot s;
 	unsigned i = 0;
 
-	while (next_channel(m, &i, &s))
-		if (s.flags & SIVSHM_SLOT_ORPHAN)
-			adopt(m, &s);
+	while (next_channel(m, &i, &s)) {
+		struct channel *c = s.flags & SIVSHM_SLOT_ORPHAN ? adopt(m, &s) : NULL;
+
+		if (c)
+			a.channels[a.n++] = c;
+	}
+	/* One walk for all of them: whoever may make groups makes as many as he likes. */
+	a.n_unknown = a.n;
+	if (a.n > 0)
+		caller_walk_cgroups(on_cgroup, &a);
+	for (size_t n = 0; n < a.n; n++)
+		channel_announce(a.channels[n], NULL);
 	channels_apply_policy(m);
 }
 

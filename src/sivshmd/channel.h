@@ -36,6 +36,7 @@ struct steps;
 /**
  * struct channel
  * @act:     POLICY_CONNECT or POLICY_ACCEPT: the rule it rests on; POLICY_BE when adopted: either
+ * @unit_is_known: "" is no unit then; not of one that was adopted and whose group was not found
  * @reason:  why it will end, once that is known; literal
  * @waiting: not accepted yet; owned by its listener
  * @used:    the holder has the fd, as far as is known
@@ -50,6 +51,7 @@ struct channel {
 	uid_t uid;
 	uint64_t cgroup;
 	char unit[UNIT_NAME_SIZE];
+	bool unit_is_known;
 	enum policy_act act;
 	enum sivshm_grant_state state;
 	const char *reason;
@@ -98,6 +100,8 @@ struct channel *channel_find_path(struct manager *m, const char *path);
 void channel_close(struct channel *c, const char *reason);
 /** channel_event() - RELEASED, REVOKED, DRAINING, DENIED */
 void channel_event(struct manager *m, const struct sivshm_event *event);
+/** channel_is_released() - does the kernel say that nobody uses this grant any more? */
+bool channel_is_released(struct manager *m, const struct slot_ref *ref);
 /**
  * channel_never_opened() - a grant that came to nothing here
  * The host gives its windows to nobody else before it has heard that this kernel does not map them:

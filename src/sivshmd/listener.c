@@ -10,6 +10,7 @@
 #include "log.h"
 
 #define ANNOUNCE_TIMEOUT_USEC (10 * USEC_PER_SEC)
+#define RETRY_USEC (USEC_PER_SEC / 10)
 
 /* An Accept call that waits for a connection. */
 struct accept_call {
@@ -20,6 +21,7 @@ struct accept_call {
 };
 
 static void announce(struct listener *l);
+static void hand_out(struct listener *l);
 
 /*
  * Parts
@@ -73,6 +75,8 @@ void listener_close(struct listener *l, const struct failure *why)
 		l->message = sd_bus_message_unref(l->message);
 	}
 	l->announce = rpc_call_cancel(l->announce);
+	sd_event_source_disable_unref(l->retry);
+	sd_bus_slot_unref(l->probe);
 	strcpy(unlisten.service, l->service);
 	control_tell(m->control, "Unlisten", msg_service_encode(&unlisten));
 	identity_unhold(m->identities, l->service);
@@ -86,7 +90,7 @@ void listener_close(struct listener *l, const struct failure *why)
  */
 
 /* The channel's fd leaves this process with the answer, and is closed here either way. */
-static void hand_out(struct listener *l)
+static void hand_out_one(struct listener *l)
 {
 	struct ready *r = TAILQ_FIRST(&l->ready);
 	struct accept_call *a = TAILQ_FIRST(&l->accepts);
@@ -97,18 +101,49 @@ static void hand_out(struct listener *l)
 		.steps = &r->steps,
 		.handshake_usec = r->handshake_usec,
 	};
-	struct failure why;
-	int e;
+	int e = answer_send(a->message, &answer);
 
-	if (channels_check_delivered(l->manager, l->caller.uid, &why) < 0) {
-		accept_call_fail(a, &why);
-		return;
-	}
-	e = answer_send(a->message, &answer);
 	if (e < 0)
 		log_plain(LOG_ERR, "Accept cannot be answered: %s", strerror(-e));
 	accept_call_free(a);
 	ready_drop(r);
+}
+
+static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)s;
+	(void)usec;
+	hand_out(userdata);
+	return 0;
+}
+
+static int retry_later(struct listener *l)
+{
+	int r;
+
+	if (!l->retry)
+		return sd_event_add_time_relative(l->manager->event, &l->retry, CLOCK_MONOTONIC,
+						  RETRY_USEC, 0, on_retry, l);
+	r = sd_event_source_set_time_relative(l->retry, RETRY_USEC);
+	return r < 0 ? r : sd_event_source_set_enabled(l->retry, SD_EVENT_ONESHOT);
+}
+
+/*
+ * While the uid has left too many answers unread, Accept calls wait too.  The kernel does not tell
+ * when a channel is first used, so it is asked now and then.
+ */
+static void hand_out(struct listener *l)
+{
+	struct failure why;
+
+	while (!TAILQ_EMPTY(&l->ready) && !TAILQ_EMPTY(&l->accepts)) {
+		if (channels_check_delivered(l->manager, l->caller.uid, &why) >= 0)
+			hand_out_one(l);
+		else if (retry_later(l) >= 0)
+			return;
+		else
+			accept_call_fail(TAILQ_FIRST(&l->accepts), &why);
+	}
 }
 
 int listener_deliver(struct listener *l, const struct ready *ready)
@@ -122,10 +157,9 @@ int listener_deliver(struct listener *l, const struct ready *ready)
 	r->channel->waiting = r;
 	TAILQ_INSERT_TAIL(&l->ready, r, next);
 	l->n_ready++;
-	if (!TAILQ_EMPTY(&l->accepts)) {
-		hand_out(l);
+	hand_out(l);
+	if (TAILQ_EMPTY(&l->ready))
 		return 0;
-	}
 	listener_bus_waiting_changed(l);
 	listener_bus_incoming(l, &r->channel->peer);
 	return 0;
@@ -133,12 +167,16 @@ int listener_deliver(struct listener *l, const struct ready *ready)
 
 static int on_accept_timeout(sd_event_source *s, uint64_t usec, void *userdata)
 {
+	struct accept_call *a = userdata;
+	struct listener *l = a->listener;
 	struct failure why;
 
 	(void)s;
 	(void)usec;
-	failure_set(&why, ERR_TIMED_OUT, "nobody connected within the timeout");
-	accept_call_fail(userdata, &why);
+	if (TAILQ_EMPTY(&l->ready) ||
+	    channels_check_delivered(l->manager, l->caller.uid, &why) >= 0)
+		failure_set(&why, ERR_TIMED_OUT, "nobody connected within the timeout");
+	accept_call_fail(a, &why);
 	return 0;
 }
 
@@ -181,11 +219,12 @@ int listener_accept(struct listener *l, sd_bus_message *message, uint64_t timeou
 				   l->backlog);
 	if (TAILQ_EMPTY(&l->ready) && timeout_usec == 0)
 		return failure_set(error, ERR_TIMED_OUT, "no connection waits");
+	if (timeout_usec == 0 && channels_check_delivered(l->manager, l->caller.uid, error) < 0)
+		return -error_errno(error->code);
 	r = accept_call_new(l, message, timeout_usec, error);
 	if (r < 0)
 		return r;
-	if (!TAILQ_EMPTY(&l->ready))
-		hand_out(l);
+	hand_out(l);
 	return 0;
 }
 
@@ -300,9 +339,12 @@ int listener_start(struct manager *m, const struct caller *caller, sd_bus_messag
 	r = manager_check_ready(m, error);
 	if (r < 0)
 		return r;
-	if (listener_find(m, verdict.service->name))
+	l = listener_find(m, verdict.service->name);
+	if (l) {
+		listener_check_owner(l);
 		return failure_set(error, ERR_QUOTA_EXCEEDED, "service %s has a listener already",
 				   verdict.service->name);
+	}
 	r = listener_new(m, caller, request, verdict.service->name, &l, error);
 	if (r < 0)
 		return r;
@@ -313,6 +355,35 @@ int listener_start(struct manager *m, const struct caller *caller, sd_bus_messag
 	}
 	l->message = sd_bus_message_ref(message);
 	return 0;
+}
+
+static void owner_has_left(struct listener *l)
+{
+	struct failure why;
+
+	failure_set(&why, ERR_CLOSED, "the listener's owner has left the bus");
+	listener_close(l, &why);
+}
+
+static int on_owner(sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+	struct listener *l = userdata;
+	int is_there;
+
+	(void)error;
+	l->probe = sd_bus_slot_unref(l->probe);
+	if (!sd_bus_message_is_method_error(reply, NULL) &&
+	    sd_bus_message_read(reply, "b", &is_there) >= 0 && !is_there)
+		owner_has_left(l);
+	return 0;
+}
+
+void listener_check_owner(struct listener *l)
+{
+	if (!l->probe)
+		sd_bus_call_method_async(l->manager->bus, &l->probe, "org.freedesktop.DBus",
+					 "/org/freedesktop/DBus", "org.freedesktop.DBus",
+					 "NameHasOwner", on_owner, l, "s", l->caller.name);
 }
 
 /*
@@ -342,13 +413,11 @@ struct listener *listener_find_path(struct manager *m, const char *path)
 void listeners_client_gone(struct manager *m, const char *name)
 {
 	struct listener *l, *next;
-	struct failure why;
 
-	failure_set(&why, ERR_CLOSED, "the listener's owner has left the bus");
 	for (l = TAILQ_FIRST(&m->listeners); l; l = next) {
 		next = TAILQ_NEXT(l, next);
 		if (strcmp(l->caller.name, name) == 0)
-			listener_close(l, &why);
+			owner_has_left(l);
 	}
 }
 

@@ -37,6 +37,8 @@ struct ready {
  * @message:    the Listen call, until the host has agreed
  * @announce:   Listen to the host, under way
  * @n_sessions: handshakes under way
+ * @probe:      the bus is asked whether the creator is still there
+ * @retry:      connections and Accept calls wait for the uid to read its answers; NULL until then
  */
 struct listener {
 	TAILQ_ENTRY(listener) next;
@@ -53,6 +55,8 @@ struct listener {
 	TAILQ_HEAD(, ready) ready;
 	unsigned n_accepts;
 	TAILQ_HEAD(, accept_call) accepts;
+	sd_event_source *retry;
+	sd_bus_slot *probe;
 };
 
 /** struct listen_request - strings are borrowed */
@@ -76,6 +80,12 @@ int listener_accept(struct listener *l, sd_bus_message *message, uint64_t timeou
 		    struct failure *error);
 /** listener_has_room() - for one more handshake? */
 bool listener_has_room(const struct listener *l);
+/**
+ * listener_check_owner() - close it if its creator has left the bus, once the bus has said so
+ * Where somebody meets a listener that is in the way: a bus whose queue for this daemon is full
+ * drops what it has to tell, the end of a client too.
+ */
+void listener_check_owner(struct listener *l);
 /** listener_deliver() - takes over fd and certificate in @r (by value) on success */
 int listener_deliver(struct listener *l, const struct ready *r);
 /** ready_drop() - a waiting connection is of no more use: closes its fd */

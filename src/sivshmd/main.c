@@ -115,7 +115,8 @@ static int run(const struct options *options)
 	if (r < 0)
 		return r;
 	r = sd_event_loop(m->event);
-	return r < 0 ? fail("Event loop", r) : r;
+	/* sd-bus ends the loop with a code of its own when the bus is gone */
+	return r > 0 ? fail("Bus", -ECONNRESET) : r < 0 ? fail("Event loop", r) : 0;
 }
 
 int main(int argc, char **argv)

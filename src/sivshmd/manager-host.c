@@ -57,15 +57,9 @@ static int host_channels(struct slot_ref **ret, size_t *ret_n, void *userdata)
 /* What Hello named and went before Welcome, when nothing could be said to the host. */
 static void tell_released(struct manager *m)
 {
-	for (size_t i = 0; i < m->n_hello; i++) {
-		struct sivshm_slot s;
-
-		if (device_slot(m->device, m->hello[i].slot, &s) >= 0 &&
-		    (s.channel == SIVSHM_CHANNEL_OPEN || s.channel == SIVSHM_CHANNEL_REVOKED) &&
-		    s.channel_generation == m->hello[i].generation)
-			continue;
-		control_tell(m->control, "Released", slot_ref_encode(&m->hello[i]));
-	}
+	for (size_t i = 0; i < m->n_hello; i++)
+		if (channel_is_released(m, &m->hello[i]))
+			control_tell(m->control, "Released", slot_ref_encode(&m->hello[i]));
 	m->n_hello = 0;
 }
 

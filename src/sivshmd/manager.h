@@ -48,7 +48,7 @@ struct manager {
 	uint64_t last_listener;
 	struct slot_ref *hello; /* what the last Hello named, owned */
 	size_t n_hello;
-	struct ratelimit refusals;
+	struct ratelimit refusals, denials;
 	uint64_t storm_told;	 /* when the journal was told of one */
 	uint64_t n_storms;	 /* since then */
 	sd_event_source *settle; /* until systemd is told READY */

@@ -63,8 +63,9 @@ class Bus:
         config = Path(folder, "bus.conf")
         config.write_text(BUS_CONFIG.format(path=self.path))
         self.address = f"unix:path={self.path}"
-        self.process = subprocess.Popen(["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile",
-                                         "--nosyslog"], stdin=subprocess.DEVNULL)
+        with open(f"{folder}/bus.log", "wb") as log:
+            self.process = subprocess.Popen(["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile",
+                                             "--nosyslog"], stdin=subprocess.DEVNULL, stderr=log)
         wait_for(lambda: os.path.exists(self.path), what="bus")
         os.chmod(self.path, 0o666)
 

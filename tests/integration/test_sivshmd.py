@@ -142,6 +142,54 @@ def test_connections_wait_for_accept(pair):
     assert len(paths) == 3
 
 
+def test_one_peer_does_not_fill_the_backlog(pair):
+    """Handshakes that a peer begins and never ends give way when another peer comes; its own do not."""
+    server, client = pair.ivi.client(), pair.rtos.client()
+    listener = server.listen("dashboard", backlog=2)
+    client.connect("sensor", "ivi/dashboard")
+    server.accept(listener)
+    flight = pair.host.params("rtos", "Connect")[0]["flight"]
+
+    def begin(peer):
+        session = os.urandom(16).hex()
+        pair.host.connections["ivi"].call("Incoming", session=session, to="dashboard", flight=flight, ringSize=4096,
+                                          **{"from": peer})
+        return session
+    sessions = [begin("rtos/sensor") for _ in range(2)]
+    with pytest.raises(Error) as refusal:
+        begin("rtos/sensor")
+    assert "backlog" in str(refusal.value)
+    begin("rtos/other")
+    wait_for(lambda: {"session": sessions[0]} in pair.host.params("ivi", "Cancel"), what="the oldest one goes")
+    with pytest.raises(Error):
+        begin("rtos/other")  # nobody has more than half now
+
+
+def test_listener_whose_end_the_bus_did_not_tell(pair):
+    """A bus that has too much for the daemon drops what it has to tell it. Who wants the service finds out."""
+    server, client = pair.ivi.client(), pair.ivi.client()
+    server.listen("dashboard")
+    config = pair.ivi.folder / "bus.conf"
+    before = config.read_text()
+
+    def reload(text):
+        config.write_text(text)
+        client.bus.call_sync("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ReloadConfig",
+                             None, None, 0, 5000, None)
+    reload(before.replace("  </policy>", '<deny receive_sender="org.freedesktop.DBus" '
+                                         'receive_interface="org.freedesktop.DBus" receive_member="NameOwnerChanged"/></policy>'))
+    server.close()
+    time.sleep(0.3)
+    assert len(client.manager("ListListeners")[0]) == 1
+    assert "has a listener already" in refused("QuotaExceeded", client.listen, "dashboard")
+    wait_for(lambda: client.manager("ListListeners")[0] == [], what="the listener's end")
+    reload(before)
+    client.listen("dashboard")
+    assert "has a listener already" in refused("QuotaExceeded", pair.ivi.client().listen, "dashboard")
+    time.sleep(0.3)
+    assert len(client.manager("ListListeners")[0]) == 1, "its owner is there"
+
+
 def test_signals(pair):
     server, client = pair.ivi.client(), pair.rtos.client()
     server.listen("dashboard")
@@ -629,10 +677,15 @@ def test_quota_of_unread_accepts(roomy):
     listener = server.listen("dashboard", backlog=64)
     keep = [(client.connect("sensor", "ivi/dashboard")[0], server.accept(listener)[0]) for _ in range(16)]
     keep.append(client.connect("sensor", "ivi/dashboard")[0])
-    assert "16 channels that it has not used" in refused("QuotaExceeded", server.accept, listener)
+    for timeout in (0, 300_000):
+        assert "16 channels that it has not used" in refused("QuotaExceeded", server.accept, listener, timeout)
+    accepted = Async(server.accept, listener)  # without a timeout it waits, as the connection does
+    time.sleep(0.5)
+    assert not accepted.done()
     for channel in roomy.ivi.kernel.channels.values():
         channel.used = True
-    server.accept(listener)  # the connection has waited
+    keep.append(accepted.result(5)[0])
+    assert "nobody connected" in refused("TimedOut", server.accept, listener, 100_000)
 
 
 def test_flood(pair):

@@ -312,6 +312,17 @@ def test_flood_of_denials(pair):
     os.close(fd)
 
 
+def test_refusals_do_not_hide_a_denial(pair):
+    """What a uid is refused on the bus uses up no part of what is told of its attempts with a stolen fd."""
+    client, fd, *_ = joined(pair)
+    for _ in range(40):
+        refused("NotAuthorized", client.connect, "sensor", "ivi/nobody")
+    slot, channel = next(iter(pair.rtos.kernel.channels.items()))
+    pair.rtos.kernel.event("denied", slot, channel.generation, op=1, pid=4711, uid=os.getuid(), cgroup=99)
+    wait_for(lambda: "tried to mmap" in pair.rtos.log(), what="the denial is told")
+    os.close(fd)
+
+
 def test_odd_events(pair):
     client, fd, path, *_ = joined(pair)
     for slot, generation in ((0, 0), (9999, 1), (0xffffffff, 0xffffffff), (0, 77)):

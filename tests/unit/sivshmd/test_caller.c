@@ -59,13 +59,35 @@ static void refusals(void **state)
 	close(pidfd);
 }
 
-static void unit_of_no_cgroup(void **state)
+struct seen {
+	uint64_t wanted;
+	unsigned found;
+};
+
+static bool on_cgroup(uint64_t cgroup, const char *path, void *userdata)
 {
-	char unit[UNIT_NAME_SIZE] = "x";
+	struct seen *s = userdata;
+
+	assert_int_equal(path[0], '/');
+	s->found += cgroup == s->wanted;
+	return true;
+}
+
+static void every_cgroup_once(void **state)
+{
+	struct failure error;
+	struct seen s = {};
+	struct caller c;
 
 	(void)state;
-	caller_unit_of_cgroup(~0ULL, unit);
-	assert_string_equal(unit, "");
+	assert_int_equal(caller_identify(":1.7", getuid(), getpid(), -1, &c, &error), 0);
+	s.wanted = c.cgroup;
+	caller_walk_cgroups(on_cgroup, &s);
+	/* the root, where a test may be run, is in no group */
+	assert_true(s.found == 1 || (s.found == 0 && c.cgroup == 1));
+	s = (struct seen){.wanted = ~0ULL};
+	caller_walk_cgroups(on_cgroup, &s);
+	assert_int_equal(s.found, 0);
 }
 
 int main(void)
@@ -73,7 +95,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(myself),
 		cmocka_unit_test(refusals),
-		cmocka_unit_test(unit_of_no_cgroup),
+		cmocka_unit_test(every_cgroup_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
