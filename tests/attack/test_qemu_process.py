@@ -29,7 +29,7 @@ TREE, CONTROL, IVSHMEM = (f"src/sivshm-cad/{name}.c" for name in ("tree", "contr
 LOOSE = (Edit(TREE, "u::rw-,g::r--,o::---", "u::rw-,g::rw-,o::rw-"),
          Edit(TREE, "name, 0660, 0)", "name, 0666, 0)"),
          Edit(TREE, "0, gid) < 0 || fchmod(fd, mode) < 0", "0, gid) < 0 || fchmod(fd, mode | 0777) < 0"))
-NO_CREDENTIALS = (Edit(CONTROL, "uid != vm->config->uid)", "uid == 4242)"),
+NO_CREDENTIALS = (Edit(CONTROL, "uid == vm->config->uid)", "uid != 4242)"),
                   Edit(IVSHMEM, "uid != s->uid)", "uid == 4242)"))
 STRANGER = 61003
 REFUSED = {"EACCES", "EPERM", "EBADF", "EINVAL", "EXDEV", "ENOENT", "ENOTDIR", "EIO", "EFAULT"}
