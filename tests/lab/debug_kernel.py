@@ -74,8 +74,10 @@ PATIENCE = {"kasan": 6, "kcsan": 10}
 # A marks the caches whose failslab/cache-filter lets allocations fail: all but one, see test_kmod_faults.
 # KCSAN looks at one access of so many.
 # The log is looked at as a whole at the end, and holds several times what a complete run says.
-BOOT = {"kasan": "log_buf_len=4M kasan_multi_shot slub_debug=A;-,radix_tree_node;AU,kmalloc-*",
-        "kcsan": "log_buf_len=4M kcsan.skip_watch=500"}
+# acpi=noirq: on "pc" ACPI's table of interrupt lines is a program, which these kernels interpret for half a minute,
+# and then give up. All devices here have MSI-X.
+BOOT = {"kasan": "acpi=noirq log_buf_len=4M kasan_multi_shot slub_debug=A;-,radix_tree_node;AU,kmalloc-*",
+        "kcsan": "acpi=noirq log_buf_len=4M kcsan.skip_watch=500"}
 
 # What building a module against the kernel takes, as the kernel's own packaging does it.
 KEEP = """
