@@ -127,8 +127,7 @@ static void end_sending(struct sivshm_channel *c)
 
 void channel_set_gone(struct sivshm_channel *c)
 {
-	/* In this order: a sender that sees "gone" finds the error, too, not a ring that is full.
-	 */
+	/* In this order: a sender that sees "gone" finds its error, not a full ring. */
 	end_sending(c);
 	__atomic_store_n(&c->gone, true, __ATOMIC_RELEASE);
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* PEM in memory: what was written to a BIO, as a string; a password that nobody is asked for. Pure.
- */
+/* PEM in memory: a BIO's text as a string, and no password.  Pure. */
 #ifndef SIVSHM_BIO_TEXT_H
 #define SIVSHM_BIO_TEXT_H
 

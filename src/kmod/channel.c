@@ -39,8 +39,7 @@ static void listener_rang(struct sivshm_listener *listener)
 	wake_up_interruptible_poll(&channel->wait, EPOLLIN | EPOLLRDNORM);
 }
 
-/* All of them, each told what of: who is not has to look, and AIO would look from a kernel thread.
- */
+/* Each is told what of: else AIO looks from a kernel thread, which is a stranger here. */
 static void wake_everybody(struct sivshm_channel *channel, __poll_t events)
 {
 	__wake_up(&channel->wait, TASK_NORMAL, 0, poll_to_key(events));

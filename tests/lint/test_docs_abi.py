@@ -102,8 +102,10 @@ def test_constants(tmp_path):
                                  "SIVSHM_MAX_RING_SIZE", "SIVSHM_GRANT_SIZE", "SIVSHM_TX_OFFSET",
                                  "SIVSHM_CONTROL_SIZE", "SIVSHM_RECORD_HEADER_SIZE", "SIVSHM_RECORD_ALIGN",
                                  "SIVSHM_GRANT_FREE", "SIVSHM_STATE_ACTIVE", "SIVSHM_STATE_DRAINING",
-                                 "SIVSHM_STATE_REVOKED"])
-    assert values == [int(rx, 16), int(magic, 16), int(low), 1 << int(high), int(entry), 0, 4096, 8, 8, 0, 1, 2, 3]
+                                 "SIVSHM_STATE_REVOKED", "SIVSHM_MAX_MAPS"])
+    maps = re.search(r"`SIVSHM_MAX_MAPS` \((\d+)\)", page())[1]
+    assert values == [int(rx, 16), int(magic, 16), int(low), 1 << int(high), int(entry), 0, 4096, 8, 8, 0, 1, 2, 3,
+                      int(maps)]
     assert "| TX: written by you | 0 |" in page() and "| 0 | 4096 | control page" in page()
     assert "0 free, 1 active, 2 draining, 3 revoked" in page()
 
