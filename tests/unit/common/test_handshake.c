@@ -5,6 +5,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 
+#include "bio-text.h"
 #include "handshake-verify.h"
 #include "handshake.h"
 #include "pki.h"
@@ -230,6 +231,21 @@ static X509_EXTENSION *unknown_critical(void)
 	ASN1_OBJECT_free(object);
 	ASN1_OCTET_STRING_free(value);
 	return e;
+}
+
+/* What a guest sends as PEM may say that it is encrypted. */
+static void asks_nobody_for_a_password(void **state)
+{
+	static const unsigned char secret[] = "secret";
+	BIO *bio = BIO_new(BIO_s_mem());
+
+	(void)state;
+	assert_int_equal(PEM_write_bio_PrivateKey(bio, leaf_a.key, EVP_aes_128_cbc(), secret,
+						  sizeof(secret), NULL, NULL),
+			 1);
+	assert_null(PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL));
+	ERR_clear_error();
+	BIO_free(bio);
 }
 
 static void refuses_names_that_are_not_in_der(void **state)
@@ -870,6 +886,7 @@ int main(void)
 		cmocka_unit_test(refuses_other_id),
 		cmocka_unit_test(refuses_other_ca),
 		cmocka_unit_test(refuses_by_time),
+		cmocka_unit_test(asks_nobody_for_a_password),
 		cmocka_unit_test(refuses_names_that_are_not_in_der),
 		cmocka_unit_test(refuses_odd_leafs),
 		cmocka_unit_test(refuses_key_of_another),
