@@ -31,7 +31,7 @@ class Authority:
 
     def __init__(self, folder, name="ca"):
         self.key, self.cert, self.folder = f"{folder}/{name}.key", f"{folder}/{name}.pem", folder
-        self.lock, self.serial = threading.Lock(), 0
+        self.lock, self.serial, self.closed = threading.Lock(), 0, False
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                         "-keyout", self.key, "-out", self.cert, "-subj", f"/CN=test {name}", "-days", "2",
                         "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=keyCertSign"],
@@ -40,6 +40,8 @@ class Authority:
 
     def issue(self, csr, spiffe_id, days=1):
         with self.lock:
+            if self.closed:
+                raise Error("Closed")
             self.serial += 1
             extensions = f"{self.folder}/ext"
             with open(extensions, "w") as f:
@@ -49,6 +51,11 @@ class Authority:
                                    "-set_serial", str(self.serial + 4096), "-extfile", extensions], input=csr.encode(),
                                   check=True, capture_output=True)
             return done.stdout.decode()
+
+    def close(self):
+        """Nothing is under way any more: its folder may go."""
+        with self.lock:
+            self.closed = True
 
 
 class Connection:
@@ -166,6 +173,7 @@ class FakeHost:
     def stop(self):
         for vm in list(self.servers):
             self.stop_listening(vm)
+        self.ca.close()
 
     def _accept(self, vm, server):
         while True:
