@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""tools/bench: every figure of docs/performance.md, measured again."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from lab import build, image, paths, qemu
+from lab.world import World
+
+from . import aims, machine, plots
+
+# in this order; a part is a module of this folder
+PARTS = ["native", "ca", "datapath", "handshake", "scale", "boot", "realtime"]
+OUT = paths.BUILD / "bench"
+
+
+class Bench:
+    """What a part is given.
+
+    quick   fewer rounds: a few minutes for all parts together
+    folder  for files of its own, kept after the run
+    """
+
+    def __init__(self, quick, folder=OUT):
+        self.quick, self.folder, self.began = quick, folder, time.monotonic()
+        self.figures, self.tables = {}, {}
+        self.stack = contextlib.ExitStack()
+        self.shared_world = None
+
+    def say(self, text):
+        print(f"[{time.monotonic() - self.began:6.1f}] {text}", flush=True)
+
+    def pick(self, quick, full):
+        return quick if self.quick else full
+
+    # what parts report
+
+    def figure(self, key, value):
+        """A figure at the top of the JSON: a number, or {name: number}."""
+        self.figures[key] = value
+
+    def table(self, name, rows):
+        """The numbers behind: a list of flat objects with the same keys."""
+        self.tables[name] = rows
+
+    # what parts run on
+
+    def image(self):
+        return image.ensure(self.say)
+
+    def destdir(self):
+        """The project as gcc builds it, installed; built when first asked for."""
+        if not hasattr(self, "installed"):
+            self.say("building (gcc, kernel module)")
+            self.installed = build.install(self.image())
+        return self.installed
+
+    def world(self, **options):
+        """A world of the part's own (lab.world.World); the shared one ends first, since there can be but one."""
+        self.end_shared()
+        return World(self.destdir(), self.image(), log_dir=paths.BUILD / "logs", progress=self.say, **options)
+
+    def end_shared(self):
+        self.stack.close()
+        self.shared_world = None
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__,
+                                     epilog="Exit status: 0 all aims met, 1 something failed, 3 an aim was missed.")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: minutes instead of half an hour")
+    parser.add_argument("--part", metavar="NAME", action="append", choices=PARTS,
+                        help="only this part; may be given more than once: " + " ".join(PARTS))
+    return parser.parse_args(argv)
+
+
+def run_part(bench, name):
+    module = importlib.import_module(f"bench.{name}")
+    bench.say(f"{name}: {module.TITLE}")
+    began = time.monotonic()
+    module.run(bench)
+    bench.say(f"{name}: done after {time.monotonic() - began:.0f} s")
+
+
+def verdicts(bench, parts):
+    """Prints every aim beside its figure. Returns how many were missed."""
+    missed = 0
+    for aim in aims.AIMS:
+        value = aims.value_at(bench.figures, aim.key)
+        if value is None:
+            continue
+        met = aim.met(value)
+        missed += not met
+        print(f"{'ok    ' if met else 'MISSED'} {aim.key} = {value} (aim {aim.sign} {aim.bound}): {aim.text}")
+    return missed
+
+
+def main(argv=None):
+    options = parse(argv)
+    qemu.exit_on_signals()
+    OUT.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.quick)
+    try:
+        with bench.stack:
+            for name in options.part or PARTS:
+                run_part(bench, name)
+    except (Exception, KeyboardInterrupt) as error:
+        bench.say(f"bench: FAILED: {error or type(error).__name__}")
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        return 1
+    result = {"machine": machine.describe(bench), **bench.figures, "tables": bench.tables}
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    plots.draw(result, OUT)
+    missed = verdicts(bench, options.part or PARTS)
+    bench.say(f"bench: {'all aims met' if not missed else f'{missed} aims missed'}; tables and plots in {OUT}")
+    return 3 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
