@@ -238,7 +238,9 @@ class Guest:
                   f"lab.machine_id={machine_id} {self.append}")
         argv = [self.qemu, "-name", f"{self.name},debug-threads=on", "-nodefaults", "-no-user-config",
                 "-display", "none", "-machine", self.machine, "-accel", "tcg,thread=multi",
-                "-cpu", "max", "-smp", "1", "-m", str(self.memory),
+                # With one processor at most QEMU's emulation leaves out barriers and locked stores, which nobody
+                # inside could miss; but two guests that share memory do, and lose a wake-up now and then.
+                "-cpu", "max", "-smp", "1,maxcpus=2", "-m", str(self.memory),
                 "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
                 "-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", append,
                 "-chardev", f"socket,id=qmp,path={self.folder}/qmp.sock,server=on,wait=off",
