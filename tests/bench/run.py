@@ -2,7 +2,6 @@
 """tools/bench: every figure of docs/performance.md, measured again."""
 
 import argparse
-import contextlib
 import importlib
 import json
 import sys
@@ -29,8 +28,7 @@ class Bench:
     def __init__(self, quick, folder=OUT):
         self.quick, self.folder, self.began = quick, folder, time.monotonic()
         self.figures, self.tables = {}, {}
-        self.stack = contextlib.ExitStack()
-        self.shared_world = None
+        self.mappings = None  # how guests map the memories, once known
 
     def say(self, text):
         print(f"[{time.monotonic() - self.began:6.1f}] {text}", flush=True)
@@ -60,14 +58,9 @@ class Bench:
             self.installed = build.install(self.image())
         return self.installed
 
-    def world(self, **options):
-        """A world of the part's own (lab.world.World); the shared one ends first, since there can be but one."""
-        self.end_shared()
-        return World(self.destdir(), self.image(), log_dir=paths.BUILD / "logs", progress=self.say, **options)
-
-    def end_shared(self):
-        self.stack.close()
-        self.shared_world = None
+    def world(self, kind=World, **options):
+        """Host and guests for the length of a block; there can be one at a time."""
+        return kind(self.destdir(), self.image(), log_dir=paths.BUILD / "logs", progress=self.say, **options)
 
 
 def parse(argv):
@@ -88,7 +81,7 @@ def run_part(bench, name):
     bench.say(f"{name}: done after {time.monotonic() - began:.0f} s")
 
 
-def verdicts(bench, parts):
+def verdicts(bench):
     """Prints every aim beside its figure. Returns how many were missed."""
     missed = 0
     for aim in aims.AIMS:
@@ -107,9 +100,8 @@ def main(argv=None):
     OUT.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.quick)
     try:
-        with bench.stack:
-            for name in options.part or PARTS:
-                run_part(bench, name)
+        for name in options.part or PARTS:
+            run_part(bench, name)
     except (Exception, KeyboardInterrupt) as error:
         bench.say(f"bench: FAILED: {error or type(error).__name__}")
         if not isinstance(error, KeyboardInterrupt):
@@ -119,7 +111,7 @@ def main(argv=None):
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     plots.draw(result, OUT)
-    missed = verdicts(bench, options.part or PARTS)
+    missed = verdicts(bench)
     bench.say(f"bench: {'all aims met' if not missed else f'{missed} aims missed'}; tables and plots in {OUT}")
     return 3 if missed else 0
 

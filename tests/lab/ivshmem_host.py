@@ -134,6 +134,10 @@ class IvshmemHost:
         for sock in clients:
             sock.close()
 
+    def memory_of(self, member):
+        """What a member's doorbell device shows it."""
+        return member.section
+
     def greet(self, member, client):
         """What a new client is told. Every other VM counts as connected."""
         def tell(number, fd=None):
@@ -143,7 +147,7 @@ class IvshmemHost:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             tell(0)
             tell(member.id)
-            tell(-1, member.section.fd)
+            tell(-1, self.memory_of(member).fd)
             others = [m for m in self.members.values() if m is not member]
             for other in [*others, member]:
                 for fd in other.bells:

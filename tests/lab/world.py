@@ -23,7 +23,6 @@ EXAMPLE = paths.ROOT / "examples/cockpit"
 RUNTIME = Path("/run/sivshm-ca")
 UIDS = {"rtos": 61001, "ivi": 61002}
 PCI_SLOT, SECTION_SIZE = 0x10, 16 << 20  # PciSlot= and SectionSize= of the example
-PLAIN_SIZE = 1 << 20
 PLAIN_SLOT = "0x1e"
 CA_NAME, CA_PATH, CA_INTERFACE = "org.sivshm.ca1", "/org/sivshm/ca1", "org.sivshm.ca1.Manager"
 
@@ -53,6 +52,8 @@ class World:
 
     One at a time on a machine, since the paths of the host unit are the real ones.
     """
+
+    plain_size = 1 << 20
 
     def __init__(self, destdir, image, *, log_dir=None, keep=False, progress=lambda text: None,
                  extra_args=None, machine="q35"):
@@ -114,12 +115,12 @@ class World:
     def make_plain(self):
         """What users have today, for comparison: one piece of memory that both guests write."""
         self.plain = shm = Path("/dev/shm") / f"sivshm-plain.{os.getpid()}"
-        shm.write_bytes(bytes(PLAIN_SIZE))
+        shm.write_bytes(bytes(self.plain_size))
         os.chmod(shm, 0o666)
         self.stack.callback(shm.unlink, missing_ok=True)
 
     def plain_args(self):
-        return ["-object", f"memory-backend-file,id=plain,mem-path={self.plain},size={PLAIN_SIZE},share=on",
+        return ["-object", f"memory-backend-file,id=plain,mem-path={self.plain},size={self.plain_size},share=on",
                 "-device", f"ivshmem-plain,memdev=plain,addr={PLAIN_SLOT}"]
 
     @staticmethod
