@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The cockpit example with what users have today beside it: plain memory, doorbells over UIO, a network."""
 
-import json
 import os
 import socket
 
@@ -92,18 +91,8 @@ class BenchWorld(World):
 
     def measure(self, orders, prefix=(), timeout=600):
         """Runs bench-data over a list of orders, *prefix* before the command. Returns its answers."""
-        program = f"{story.TESTS}/bench-data"
-        listener = self.ivi.run_bg([*prefix, program, "listen", "dashboard", *self.data_options(self.ivi),
-                                    "--user", "dashboard"])
-        self.wait_until(lambda: self.ivi.run(f"ss -Hltn sport = :{TCP_PORT}")[1], "bench-data waits for TCP", 30)
-        pid = self.rtos.run_bg([*prefix, program, "connect", "sensor", "ivi/dashboard", *self.data_options(self.rtos),
-                                "--user", "sensor"], input="\n".join(orders) + "\n")
-        rc, out, err = self.rtos.wait(pid, timeout, "bench-data connect")
-        story.need(rc == 0, f"bench-data connect: exit {rc}: {err}{out[-500:]}")
-        rc, _, err = self.ivi.wait(listener, 30, "bench-data listen")
-        story.need(rc == 0, f"bench-data listen: exit {rc}: {err}")
-        self.wait_channels(0)
-        return [json.loads(line) for line in out.splitlines()]
+        return story.bench_data(self, orders, self.data_options,
+                                lambda: self.ivi.run(f"ss -Hltn sport = :{TCP_PORT}")[1], prefix, timeout)
 
     def mapping_types(self):
         """How a guest maps each memory: ours by the module's own account, what sysfs and UIO give by the kernel's."""

@@ -4,7 +4,7 @@
 import subprocess
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
-SIZE = (760, 440)
+TERMINALS = {"svg": 'svg size 760,440 font "sans,13" background "white"', "png": 'pngcairo size 760,440 font "sans,11"'}
 
 STYLE = """
 set encoding utf8
@@ -43,12 +43,9 @@ class Plot:
     def line_at(self, y, title):
         self.parts.append(f'{y} with lines dt 2 lw 1.5 lc rgb "#555555" title "{title}"')
 
-    def write(self, folder, name):
-        width, height = SIZE
-        kinds = {"svg": f'svg size {width},{height} font "sans,13" background "white"',
-                 "png": f'pngcairo size {width},{height} font "sans,11"'}
-        for kind, terminal in kinds.items():
-            script = "\n".join([f"set terminal {terminal}", f'set output "{folder}/{name}.{kind}"', *self.setup, *self.data,
+    def write(self, folder, name, kinds):
+        for kind in kinds:
+            script = "\n".join([f"set terminal {TERMINALS[kind]}", f'set output "{folder}/{name}.{kind}"', *self.setup, *self.data,
                                 "plot " + ", \\\n".join(self.parts)]) + "\n"
             done = subprocess.run(["gnuplot"], input=script, text=True, capture_output=True)
             if done.returncode:
@@ -110,13 +107,13 @@ def bandwidth_ratio(rows):
 PLOTS = [rtt_poll, rtt_poll_ratio, rtt_sleep, bandwidth, (bandwidth_ratio, "bandwidth")]
 
 
-def draw(result, folder):
+def draw(result, folder, kinds=tuple(TERMINALS)):
     """All plots that the tables of *result* allow. Returns their names."""
     drawn = []
     for entry in PLOTS:
         make, table = entry if isinstance(entry, tuple) else (entry, entry.__name__)
         rows = result["tables"].get(table)
         if rows:
-            make(rows).write(folder, make.__name__)
+            make(rows).write(folder, make.__name__, kinds)
             drawn.append(make.__name__)
     return drawn

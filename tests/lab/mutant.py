@@ -46,7 +46,7 @@ def daemon(target, *edits):
 
 
 def program(target, *edits):
-    """The same for any binary of the gcc build, such as "tests/progs/rtt"."""
+    """The same for any binary of the gcc build, such as "tests/progs/bench-data"."""
     built = build.compile("gcc")
     work = WHERE / key((target, *edits))
     shutil.rmtree(work, ignore_errors=True)

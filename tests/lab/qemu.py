@@ -233,7 +233,8 @@ class Guest:
         disks = [*self.payloads, *bases]
         layers = [f"layer{i}" for i in range(len(self.payloads))] + ["base"] * len(bases)
         machine_id = hashlib.sha256(f"sivshm-lab {self.name}".encode()).hexdigest()[:32]
-        append = (f"console=ttyS0 loglevel=5 random.trust_cpu=on net.ifnames=0 "
+        # with a second processor that may come, Linux trusts the emulated counter no longer unless told to
+        append = (f"console=ttyS0 loglevel=5 random.trust_cpu=on net.ifnames=0 tsc=reliable "
                   f"lab.layers={','.join(layers)} lab.hostname={self.name} "
                   f"lab.machine_id={machine_id} {self.append}")
         argv = [self.qemu, "-name", f"{self.name},debug-threads=on", "-nodefaults", "-no-user-config",

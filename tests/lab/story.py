@@ -7,6 +7,7 @@ A step returns facts and raises StoryError when the world is not as it must be.
 import contextlib
 import json
 import re
+import statistics
 import time
 
 from . import build as builds
@@ -220,26 +221,41 @@ def revoke_stream(world):
 
 # how fast
 
-def round_trip(world, runs=9):
-    """Polling ping-pong: a sivshm channel and plain ivshmem, in turns, in the same guests. The middle one of runs.
+def bench_data(world, orders, options, ready, prefix=(), timeout=600):
+    """Runs bench-data in both guests over a list of orders. Returns its answers.
 
-    The ping-pong locks into one of a few rhythms for a while, whatever is measured: one run compares two rhythms
-    once in a while (0.99 to 1.15 were seen, where the next run had 1.00). "runs" tells them all.
+    options  a guest's own options, as a function of the guest
+    ready    whether the listening end can be reached
+    prefix   before the command
     """
-    found = sorted((one_round_trip(world) for _ in range(runs)), key=lambda facts: facts["ratio"]["p50"])
-    return {**found[runs // 2], "runs": [round(facts["ratio"]["p50"], 3) for facts in found]}
-
-
-def one_round_trip(world, rounds=2000, blocks=60, size=64):
-    options = ["--plain", world.plain_resource(), "--rounds", str(rounds), "--blocks", str(blocks), "--size", str(size)]
-    listener = world.ivi.run_bg([f"{TESTS}/rtt", "listen", "dashboard", *options, "--user", "dashboard"])
-    world.wait_until(lambda: listening(world, "ivi", "dashboard"), "rtt listens")
-    rc, out, err = world.rtos.run([f"{TESTS}/rtt", "connect", "sensor", "ivi/dashboard", *options,
-                                   "--user", "sensor"], timeout=120)
-    need(rc == 0, f"rtt: exit {rc}: {err}{out}")
-    world.ivi.wait(listener, 30, "rtt listen")
+    program = f"{TESTS}/bench-data"
+    listener = world.ivi.run_bg([*prefix, program, "listen", "dashboard", *options(world.ivi), "--user", "dashboard"])
+    world.wait_until(ready, "bench-data listens", 30)
+    pid = world.rtos.run_bg([*prefix, program, "connect", "sensor", "ivi/dashboard", *options(world.rtos),
+                             "--user", "sensor"], input="\n".join(orders) + "\n")
+    rc, out, err = world.rtos.wait(pid, timeout, "bench-data connect")
+    need(rc == 0, f"bench-data connect: exit {rc}: {err}{out[-500:]}")
+    rc, _, err = world.ivi.wait(listener, 30, "bench-data listen")
+    need(rc == 0, f"bench-data listen: exit {rc}: {err}")
     world.wait_channels(0)
-    return json.loads(out)
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def round_trip(world, blocks=100, rounds=2000, size=64):
+    """Polling ping-pong: a sivshm channel and plain ivshmem, in turns, in the same guests.
+
+    Of each percentile the middle block; of the ratios the middle pair.
+    """
+    kinds = ("sivshm", "plain")
+    orders = [f"rtt {kind} poll {size} {rounds}" for _ in range(blocks) for kind in kinds]
+    found = bench_data(world, ["ring 65536", *orders], lambda guest: ["--plain", world.plain_resource()],
+                       lambda: listening(world, "ivi", "dashboard"))[1:]
+    sides = {kind: [answer for answer in found if answer["kind"] == kind] for kind in kinds}
+    facts = {kind: {key: round(statistics.median(a[key] for a in answers)) for key in ("min", "p50", "p99", "max")}
+             for kind, answers in sides.items()}
+    facts["ratio"] = {key: statistics.median(a[key] / b[key] for a, b in zip(*sides.values(), strict=True))
+                      for key in ("p50", "p99")}
+    return {**facts, "blocks": blocks}
 
 
 # refusals

@@ -9,6 +9,7 @@
  *		--uio NAME:PEER	uioN of tests/kmod/ivshmem_uio, and the other end's ivshmem id
  *		--tcp ADDRESS:PORT	where listen listens
  *		--user NAME	become this user when the devices are open
+ *		--bus ADDRESS	instead of the system bus
  *		--lock		no page is ever paged out
  *
  * Orders, one a line; each is answered by one line of JSON, times in nanoseconds:
@@ -66,7 +67,7 @@ struct tally {
 
 struct ends {
 	const char *as, *to; /* @to: NULL at the listening end */
-	const char *plain_path, *uio_name, *tcp_address, *user;
+	const char *plain_path, *uio_name, *tcp_address, *user, *bus;
 	bool lock;
 	struct plain plain;
 	struct uio uio;
@@ -298,7 +299,7 @@ static struct sivshm_channel *shared_channel(struct plain *p, const struct backe
 
 static struct sivshm_channel *new_channel(struct ends *e, uint32_t ring)
 {
-	struct sivshm_options o = {.size = sizeof(o), .ring_size = ring};
+	struct sivshm_options o = {.size = sizeof(o), .ring_size = ring, .bus = e->bus};
 	struct sivshm_channel *c;
 
 	if (e->to)
@@ -541,7 +542,7 @@ static void become(const char *user)
 
 static void start_listening(struct ends *e)
 {
-	struct sivshm_options options = {.size = sizeof(options), .backlog = 4};
+	struct sivshm_options options = {.size = sizeof(options), .backlog = 4, .bus = e->bus};
 
 	check(sivshm_listen(e->as, &options, &e->listener), "listen");
 	fprintf(stderr, "listening\n");
@@ -578,9 +579,13 @@ static void open_all(struct ends *e)
 static void parse(int argc, char **argv, struct ends *e)
 {
 	static const struct option options[] = {
-		{"plain", required_argument, NULL, 'p'}, {"uio", required_argument, NULL, 'u'},
-		{"tcp", required_argument, NULL, 't'},	 {"user", required_argument, NULL, 'U'},
-		{"lock", no_argument, NULL, 'l'},	 {},
+		{"plain", required_argument, NULL, 'p'},
+		{"uio", required_argument, NULL, 'u'},
+		{"tcp", required_argument, NULL, 't'},
+		{"user", required_argument, NULL, 'U'},
+		{"lock", no_argument, NULL, 'l'},
+		{"bus", required_argument, NULL, 'b'},
+		{},
 	};
 	int o;
 
@@ -597,6 +602,9 @@ static void parse(int argc, char **argv, struct ends *e)
 			break;
 		case 'U':
 			e->user = optarg;
+			break;
+		case 'b':
+			e->bus = optarg;
 			break;
 		case 'l':
 			e->lock = true;

@@ -338,16 +338,27 @@ class Traffic(Case):
         self.assertEqual(rc, 0, err)
         self.assertEqual(json.loads(self.finish(server))["messages"], 2000)
 
-    def test_rtt(self):
+    def test_bench_data(self):
+        """Every loop of the benchmark, where there is neither UIO nor a network card."""
         plain = pathlib.Path(self.folder) / "plain"
         plain.write_bytes(os.urandom(1 << 20))
         common = ["--bus", self.address, "--plain", plain]
-        server = self.start(PROGS / "rtt", "listen", "rtt", *common)
+        server = self.start(PROGS / "bench-data", "listen", "bench", *common)
         self.assertEqual(server.stderr.readline(), b"listening\n")
-        client = self.start(PROGS / "rtt", "connect", "a", "far/rtt", *common, "--rounds", "500", "--blocks", "4")
-        answer = json.loads(self.finish(client))
-        self.assertEqual((answer["sivshm"]["n"], answer["plain"]["n"]), (2000, 2000))
-        self.assertGreater(answer["ratio"]["p50"], 0)
+        loops = [f"{op} {kind} poll {how} 64 2000" for kind in ("sivshm", "plain") for op in ("stream", "both")
+                 for how in ("copy", "touch", "zero")]
+        orders = ["ring 65536", "rtt sivshm poll 64 500", "rtt plain poll 8 500", "rtt sivshm sleep 64 50 200", *loops,
+                  "ring 262144", "rtt sivshm default 65536 50"]
+        client = self.start(PROGS / "bench-data", "connect", "a", "far/bench", *common, stdin=subprocess.PIPE)
+        client.stdin.write("\n".join(orders).encode() + b"\n")
+        client.stdin.close()
+        client.stdin = None  # communicate() would flush it
+        answers = [json.loads(line) for line in self.finish(client).splitlines()]
+        self.assertEqual(len(answers), len(orders))
+        self.assertEqual([a["n"] for a in answers if a["op"] != "ring"], [500, 500, 50] + [2000] * len(loops) + [50])
+        slept = answers[3]
+        self.assertGreater(slept["sleeps"] + slept["peer_sleeps"], 25)
+        self.assertLessEqual(slept["p50"], slept["p99"])
         self.finish(server)
 
     def test_fd_is_passed_and_probed(self):
