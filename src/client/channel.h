@@ -11,7 +11,8 @@
 
 /**
  * struct sivshm_channel
- * @tx_error, @rx_error: 0 or the errno that every further send or receive gets
+ * @tx_error, @rx_error: 0 or the errno that every further send or receive gets; either thread may
+ *            find it out, so they are atomic
  * @gone:     the kernel says that the peer has closed; what lies in the ring can still be received
  * @closed:   SIVSHM_CLOSED_* told to the peer
  * @tx_idle, @rx_idle: looks in a row (timeout 0) that found nothing

@@ -23,7 +23,8 @@ static int reserve_slow(struct sivshm_channel *c, int r, size_t size, void **ret
 		r = channel_wait(c, SIVSHM_WRITE, timeout_us);
 		if (r < 0)
 			return r;
-		r = after_wait(c->tx_error ?: ring_reserve(&c->ring.tx, size, ret));
+		r = __atomic_load_n(&c->tx_error, __ATOMIC_RELAXED);
+		r = after_wait(r ?: ring_reserve(&c->ring.tx, size, ret));
 	}
 	return r < 0 ? channel_fail(c, r) : 0;
 }
@@ -76,8 +77,10 @@ int sivshm_send(struct sivshm_channel *c, const void *data, size_t size, uint64_
 static int peek_last(struct sivshm_channel *c, const void **ret, uint32_t *ret_length)
 {
 	bool gone = channel_gone(c);
-	int r = c->rx_error ?: ring_peek(&c->ring.rx, ret, ret_length);
+	int r = __atomic_load_n(&c->rx_error, __ATOMIC_RELAXED);
 
+	if (!r)
+		r = ring_peek(&c->ring.rx, ret, ret_length);
 	return r == -EAGAIN && gone ? -EPIPE : r;
 }
 

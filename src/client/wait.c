@@ -191,12 +191,13 @@ int channel_wait(struct sivshm_channel *c, int events, uint64_t timeout_us)
 
 static int check_wait(struct sivshm_channel *c, int events)
 {
+	int r;
+
 	if (!c || !events || events & ~(SIVSHM_READ | SIVSHM_WRITE))
 		return error_channel(-EINVAL);
 	/* -EPIPE of one direction is an event; what killed both is an error. */
-	if (c->rx_error)
-		return error_channel(c->rx_error);
-	return 0;
+	r = __atomic_load_n(&c->rx_error, __ATOMIC_RELAXED);
+	return r ? error_channel(r) : 0;
 }
 
 int sivshm_wait(struct sivshm_channel *c, int events, uint64_t timeout_us)
