@@ -23,7 +23,7 @@ from . import attack, build, host, image, paths, qemu
 
 UNIT_SUITES = {"unit-asan": "clang-asan", "unit": "gcc"}
 # quick and telling ones first; folders that are not named here come after
-PYTEST_ORDER = ["lint", "lab", "model", "fuzz", "integration", "guest", "attack"]
+PYTEST_ORDER = ["lint", "lab", "model", "ordering", "fuzz", "integration", "guest", "attack"]
 NEED_BUILD = {"integration", "guest", "attack"}
 VERDICTS = {"OK": "passed", "EXPECTEDFAIL": "passed", "SKIP": "skipped", "FAIL": "failed",
             "TIMEOUT": "failed", "ERROR": "failed", "UNEXPECTEDPASS": "failed", "INTERRUPT": "failed"}
