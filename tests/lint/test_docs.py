@@ -21,7 +21,8 @@ def folder_hint(folders, name):
 
 
 @pytest.mark.parametrize("name", ["docs/architecture.md", "docs/threat-model.md", "docs/protocol.md", "docs/config.md",
-                                  "docs/channel-abi.md", "README.md", "tests/README.md"])
+                                  "docs/channel-abi.md", "docs/memory-ordering.md", "README.md",
+                                  "tests/README.md"])
 def test_named_files(name):
     """A file is named by its path, or alone after another one of its folder in the same paragraph."""
     missing, seen = [], 0
