@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections import namedtuple
+from functools import cache
 
 from . import build, mutant, paths
 from .mutant import Edit
@@ -106,8 +107,9 @@ FLAVOURS = {
 ENV = {"TSAN_OPTIONS": "halt_on_error=1 exitcode=66"}
 
 
+@cache
 def tree(*edits):
-    """The sources with edits, in a folder of their own."""
+    """The sources with edits, in a folder of their own; once in a session, as what is made of them."""
     where = BUILD / mutant.key(edits)
     shutil.rmtree(where, ignore_errors=True)
     (where / "src").mkdir(parents=True)
@@ -124,6 +126,7 @@ def compile(where, argv):
         raise build.BuildError(f"{' '.join(map(str, argv))}\n{done.stderr[-6000:]}")
 
 
+@cache
 def stress(flavour, *edits):
     """tests/ordering/stress.c over the library. Returns its path."""
     how = FLAVOURS[flavour]
@@ -156,6 +159,7 @@ MACHINES = {
 INCLUDES = ["-Isrc/common", "-Isrc/sivshm-cad"]
 
 
+@cache
 def object_file(machine, source, where):
     how = MACHINES[machine]
     target = where / f"{source.replace('/', '-')}-{machine}.o"
@@ -163,6 +167,7 @@ def object_file(machine, source, where):
     return target
 
 
+@cache
 def disassembly(machine, source, *edits):
     """{function: its instructions, one text each}, in the order of addresses."""
     target = object_file(machine, source, tree(*edits))
