@@ -336,6 +336,9 @@ static void pause_a_little(struct hand *h)
 {
 	uint32_t most = h->run->s->pause;
 
+	/* So that at end 0 one sleeps, who learns of it, and one does not, who is told. */
+	if (h->run->s->end == REVOKE && h->end == 1 && h->sends)
+		most *= 100;
 	if (most)
 		idle(roll(h) % most);
 }
