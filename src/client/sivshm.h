@@ -64,7 +64,7 @@ struct sivshm_listener;
  * @ring_size:  bytes each way, a power of two from 4096; default 65536
  * @timeout_us: for the whole connect; default 10 s
  * @backlog:    listen: how many connections may wait for sivshm_accept(); default 8
- * @spin_us:    longest spin before a wait sleeps; default adaptive up to 50; UINT32_MAX never sleeps
+ * @spin_us:    longest spin before a wait sleeps; default adaptive up to 200; UINT32_MAX never sleeps
  * @bus:        address of the bus sivshmd is on; NULL: the system bus
  */
 struct sivshm_options {

@@ -150,19 +150,39 @@ static int ioctl_notify(struct sivshm_channel *channel)
 	return r;
 }
 
+/*
+ * The library naps for a second at most, and rings end nearly every nap.  A timer wheel takes a
+ * timer in and out at less cost than a high-resolution one, which on an idle CPU is the next to
+ * expire, so that the hardware is set twice; it may be late by an eighth.
+ */
+#define COARSE_NS NSEC_PER_SEC
+
+static long sleep_for(struct sivshm_channel *channel, u64 timeout_ns, s64 *ret_rings)
+{
+	long coarse = timeout_ns == U64_MAX ? MAX_SCHEDULE_TIMEOUT
+					    : (long)nsecs_to_jiffies(timeout_ns) + 1;
+	long r;
+
+	if (timeout_ns < COARSE_NS)
+		return wait_event_interruptible_hrtimeout(channel->wait,
+							  (*ret_rings = take_rings(channel)) != 0,
+							  ns_to_ktime(timeout_ns));
+	r = wait_event_interruptible_timeout(channel->wait, (*ret_rings = take_rings(channel)) != 0,
+					     coarse);
+	return r == 0 ? -ETIME : r;
+}
+
 static s64 wait_rings(struct sivshm_channel *channel, u64 timeout_ns)
 {
-	ktime_t timeout = ns_to_ktime(min_t(u64, timeout_ns, KTIME_MAX));
 	s64 rings;
-	int r;
+	long r;
 
 	rings = take_rings(channel);
 	if (rings != 0)
 		return rings;
 	if (timeout_ns == 0)
 		return -ETIME;
-	r = wait_event_interruptible_hrtimeout(channel->wait, (rings = take_rings(channel)) != 0,
-					       timeout);
+	r = sleep_for(channel, timeout_ns, &rings);
 	return r < 0 ? r : rings;
 }
 

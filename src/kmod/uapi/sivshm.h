@@ -252,7 +252,8 @@ struct sivshm_channel_info {
 
 /**
  * struct sivshm_wait - SIVSHM_CHANNEL_WAIT: sleep until the doorbell rang, then clear it
- * @timeout_ns: relative; 0 returns at once, U64_MAX waits for ever
+ * @timeout_ns: relative; 0 returns at once, U64_MAX waits for ever; may be late by an eighth from a
+ *              second on
  * @count:      out: doorbells since the last call or read()
  *
  * ETIME nothing rang in time; EINTR a signal handler ran, and @timeout_ns is what was left; EPIPE
