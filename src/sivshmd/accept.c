@@ -251,6 +251,8 @@ static int session_begin(struct session *s, struct failure *error)
 		return failure_set(error, ERR_FAILED, "out of memory");
 	r = identity_want(s->manager->identities, s->to.service, on_identity, s, &s->wait, &pair,
 			  error);
+	if (r == 0)
+		steps_ended(&s->steps, "csr");
 	return r > 0 ? answer_incoming(s, pair, error) : r;
 }
 
@@ -305,6 +307,7 @@ static int finish(struct session *s, const struct flight *in, struct msg_finishe
 
 	if (s->state != SESSION_HELLO)
 		return failure_set(error, ERR_HANDSHAKE_FAILED, "Finish out of order");
+	steps_ended(&s->steps, "client-finished");
 	r = handshake_step(s->handshake, in, &none, error);
 	flight_done(&none);
 	if (r >= 0)

@@ -223,6 +223,7 @@ static int take_server_hello(struct connect *c, json_t *result, struct failure *
 	r = msg_flight_decode(result, true, &hello, error);
 	if (r < 0)
 		return r;
+	steps_ended(&c->steps, "server-hello");
 	memcpy(c->session, hello.session, sizeof(c->session));
 	c->has_session = true;
 	c->server_hello = hello.flight;
@@ -344,6 +345,8 @@ static void want_identity(struct connect *c)
 
 	r = identity_want(c->manager->identities, c->from.service, on_identity, c, &c->wait, &pair,
 			  &why);
+	if (r == 0)
+		steps_ended(&c->steps, "csr");
 	if (r > 0)
 		r = take_identity(c, pair, &why);
 	if (r < 0)

@@ -202,8 +202,16 @@ static void install(struct identity *i, struct keypair *pair)
 	i->used = !TAILQ_EMPTY(&i->waits);
 	life = i->not_after - control_now(i->store->control);
 	set_timer(i, renewal_after(life));
+}
+
+/* After those who wait for it have it: the journal has to run for each entry. */
+static void log_issued(const struct identity *i)
+{
+	if (!i->pair.certificate)
+		return;
 	log_event(LOG_INFO, LOG_ID_CERTIFICATE, &(struct log_about){.service = i->service},
-		  "Certificate of service %s, good for %lld s", i->service, (long long)life);
+		  "Certificate of service %s, good for %lld s", i->service,
+		  (long long)(i->not_after - control_now(i->store->control)));
 }
 
 static int take_issued(struct identity *i, json_t *result, struct failure *error)
@@ -269,6 +277,8 @@ static void on_issued(struct rpc_link *link, json_t *result, const struct failur
 	if (why.code)
 		retry_or_expire(i, &why);
 	tell_all(i, why.code ? &why : NULL);
+	if (!why.code)
+		log_issued(i);
 	free_if_idle(i);
 }
 

@@ -10,12 +10,16 @@
 #include "connect.h"
 #include "listener.h"
 #include "log.h"
+#include "warm-up.h"
 
 /* of a peer in another VM, whose uid is not known here */
 #define UID_PEER ((uid_t)-1)
 
 #define STOP_USEC (50 * USEC_PER_MSEC)
 #define SETTLE_USEC (2 * USEC_PER_SEC)
+/* The boot goes on after READY, and has the processor. */
+#define WARM_UP_AFTER_USEC (1 * USEC_PER_SEC)
+#define WARM_UP_ACCURACY_USEC (1 * USEC_PER_MSEC)
 #define STORM_TELL_USEC (60 * USEC_PER_SEC)
 
 static const struct device_handler device_handler;
@@ -171,10 +175,45 @@ static int on_settle(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
+/* warm_up() - the first handshake, before anybody wants one: in parts, and when nothing else is to
+ * be done.  One that is under way does the same by itself. */
+static int warm_up(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct manager *m = userdata;
+	bool is_busy = !TAILQ_EMPTY(&m->connects) || !TAILQ_EMPTY(&m->sessions);
+	struct failure error;
+	int r = is_busy ? 1 : warm_up_step(m->warm_up, &error);
+
+	(void)usec;
+	if (r > 0 && sd_event_source_set_time_relative(s, is_busy ? WARM_UP_AFTER_USEC : 0) >= 0 &&
+	    sd_event_source_set_enabled(s, SD_EVENT_ONESHOT) >= 0)
+		return 0;
+	if (r < 0)
+		log_plain(LOG_WARNING, "A handshake with itself fails: %s", error.text);
+	m->warm_up = warm_up_free(m->warm_up);
+	m->warm_up_timer = sd_event_source_disable_unref(m->warm_up_timer);
+	return 0;
+}
+
+/* Not before Welcome, as all use of random numbers. */
+static void warm_up_later(struct manager *m)
+{
+	if (m->is_warm)
+		return;
+	m->is_warm = true;
+	m->warm_up = warm_up_new();
+	if (!m->warm_up ||
+	    sd_event_add_time_relative(m->event, &m->warm_up_timer, CLOCK_MONOTONIC,
+				       WARM_UP_AFTER_USEC, WARM_UP_ACCURACY_USEC, warm_up, m) < 0 ||
+	    sd_event_source_set_priority(m->warm_up_timer, SD_EVENT_PRIORITY_IDLE) < 0)
+		log_plain(LOG_WARNING, "The first handshake will take longer than others");
+}
+
 void manager_settled(struct manager *m)
 {
 	manager_tell_status(m);
 	settle(m);
+	warm_up_later(m);
 }
 
 /*
@@ -328,6 +367,8 @@ struct manager *manager_free(struct manager *m)
 		forget_clients(m);
 	sd_event_source_disable_unref(m->stop);
 	sd_event_source_disable_unref(m->settle);
+	sd_event_source_disable_unref(m->warm_up_timer);
+	warm_up_free(m->warm_up);
 	bus_access_free(m->access);
 	sd_bus_flush_close_unref(m->bus);
 	identities_free(m->identities);

@@ -53,6 +53,9 @@ struct manager {
 	uint64_t n_storms;	 /* since then */
 	sd_event_source *settle; /* until systemd is told READY */
 	sd_event_source *stop;
+	sd_event_source *warm_up_timer; /* NULL: not begun, or over */
+	struct warm_up *warm_up;	/* NULL before it begins; gone when it is over */
+	bool is_warm;			/* it was begun: once is enough */
 };
 
 /** manager_new() - read the policy, make the parts; nothing acts yet */

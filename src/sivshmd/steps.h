@@ -8,8 +8,8 @@
 
 #include "clock.h"
 
-#define STEPS_MAX 8
-#define STEPS_TEXT_SIZE 256
+#define STEPS_MAX 12
+#define STEPS_TEXT_SIZE 384
 
 struct steps {
 	uint64_t began; /* CLOCK_MONOTONIC */

@@ -27,6 +27,8 @@ AIMS = [
     Aim("datapath", "bandwidth_copy_ratio.min", ">=", 0.99, "bandwidth, copying, worst of 64 B to 1 MiB, to the same loop on plain"),
     Aim("datapath", "bandwidth_zerocopy_ratio.min", ">", 1.0, "the same without a copy, to plain with one"),
     Aim("datapath", "guest_page_faults", "<=", 0, "page faults of both ends after the first touch, all blocks"),
+    Aim("handshake", "handshake_cold_ms.p99", "<", 100, "D-Bus call to fd between emulated guests, no certificates yet"),
+    Aim("handshake", "handshake_warm_ms.p99", "<", 100, "the same, both ends have a certificate"),
 ]
 
 

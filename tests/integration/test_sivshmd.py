@@ -60,9 +60,9 @@ def test_connect_and_accept(pair):
     assert identity["LocalSPIFFE"] == "spiffe://test.example/vm/rtos/service/sensor"
     assert peer_identity["Peer"] == "rtos/sensor" and peer_identity["RingSize"] == 8192
     assert identity["Certificate"].startswith("-----BEGIN CERTIFICATE-----")
-    assert [s for s, _ in identity["Steps"]] == ["caller", "policy", "client-hello", "certificate",
+    assert [s for s, _ in identity["Steps"]] == ["caller", "policy", "client-hello", "certificate", "server-hello",
                                                  "server-verified", "granted", "opened"]
-    assert [s for s, _ in peer_identity["Steps"]] == ["policy", "certificate", "server-hello",
+    assert [s for s, _ in peer_identity["Steps"]] == ["policy", "certificate", "server-hello", "client-finished",
                                                       "client-verified", "granted", "opened"]
     times = [t for _, t in identity["Steps"]]
     assert times == sorted(times) and times[-1] <= identity["HandshakeUSec"] < 10_000_000

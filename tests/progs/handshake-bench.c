@@ -3,14 +3,22 @@
  * Opens many channels and says how long each took, D-Bus call to fd.
  *
  *	handshake-bench connect SERVICE PEER COUNT [hold|stay]
- *	handshake-bench listen SERVICE
+ *	handshake-bench listen SERVICE [USER]
+ *	handshake-bench turns SERVICE PEER COUNT USER
  *
  * "hold" keeps every channel open and at the end sends a message of its own through each one and
  * wants exactly that back; "stay" keeps them after that until SIGTERM.  listen echoes on every
  *channel it gets.  Both print one line of JSON.
+ *
+ * With a USER they are started as root, keep a connection to the bus as root to make sivshmd forget
+ * its certificates, and are USER from then on.  turns makes COUNT calls that find no certificate at
+ * either end, each followed by one that finds both; its peer is a listen with a USER, which forgets
+ * when it is told to on the first channel.
  */
 #include <errno.h>
+#include <grp.h>
 #include <poll.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,9 +32,12 @@
 
 #define MAX_CHANNELS 1024
 #define CALL_TIMEOUT_US (30 * 1000000ULL)
+#define PAUSE_US 60000 /* between calls: what one leaves to be done is not the next one's */
+#define FORGET "forget the certificates"
 
 static struct sivshm_channel *channels[MAX_CHANNELS];
 static size_t n_channels;
+static sd_bus *root_bus; /* may make sivshmd forget; NULL: nobody asked for it */
 
 static double now_ms(void)
 {
@@ -97,6 +108,43 @@ static int print_identity(sd_bus_message *m)
 	return r < 0 ? r : sd_bus_message_exit_container(m);
 }
 
+static int become(const char *user)
+{
+	const struct passwd *p = getpwnam(user);
+
+	if (!p)
+		return fail(user, -ENOENT, NULL);
+	if (setgroups(0, NULL) < 0 || setresgid(p->pw_gid, p->pw_gid, p->pw_gid) < 0 ||
+	    setresuid(p->pw_uid, p->pw_uid, p->pw_uid) < 0)
+		return fail(user, -errno, NULL);
+	return 0;
+}
+
+/* The bus has seen root at the other end, and that is what counts later on. */
+static int keep_root_bus(const char *user)
+{
+	const char *name;
+	int r;
+
+	r = sd_bus_open_system(&root_bus);
+	if (r >= 0)
+		r = sd_bus_get_unique_name(root_bus, &name);
+	return r < 0 ? fail("system bus", r, NULL) : become(user);
+}
+
+static int forget_certificates(void)
+{
+	sd_bus_error error = SD_BUS_ERROR_NULL;
+	int r;
+
+	r = sd_bus_call_method(root_bus, "org.sivshm1", "/org/sivshm1", "org.sivshm1.Manager",
+			       "ForgetCertificates", &error, NULL, NULL);
+	if (r < 0)
+		fail("ForgetCertificates", r, &error);
+	sd_bus_error_free(&error);
+	return r;
+}
+
 static int keep_channel(int fd)
 {
 	int r;
@@ -134,7 +182,8 @@ static int connect_once(sd_bus *bus, const char *service, const char *peer, bool
 	if (r < 0)
 		goto out;
 	fd = dup(fd);
-	printf("%s{\"ms\":%.3f,\"steps\":", first ? "" : ",", now_ms() - begin);
+	printf("%s{\"ms\":%.3f,\"channel\":\"%s\",\"steps\":", first ? "" : ",", now_ms() - begin,
+	       path);
 	r = print_identity(reply);
 	printf("}");
 	if (r < 0)
@@ -180,12 +229,23 @@ static int stay_here(const sigset_t *term)
 	return 0;
 }
 
+static int open_user_bus(sd_bus **ret)
+{
+	const char *name;
+	int r;
+
+	r = sd_bus_open_system(ret);
+	if (r >= 0)
+		/* waits until this connection stands: that is no part of the call */
+		r = sd_bus_get_unique_name(*ret, &name);
+	return r < 0 ? fail("system bus", r, NULL) : 0;
+}
+
 static int run_connect(int argc, char **argv)
 {
 	bool stay = argc > 5 && strcmp(argv[5], "stay") == 0;
 	bool hold = stay || (argc > 5 && strcmp(argv[5], "hold") == 0);
 	int count = atoi(argv[4]), i, r;
-	const char *name;
 	sd_bus *bus = NULL;
 	sigset_t term;
 
@@ -193,12 +253,9 @@ static int run_connect(int argc, char **argv)
 	sigaddset(&term, SIGTERM);
 	if (stay)
 		sigprocmask(SIG_BLOCK, &term, NULL);
-	r = sd_bus_open_system(&bus);
-	if (r >= 0)
-		/* waits until this connection stands: that is no part of the call */
-		r = sd_bus_get_unique_name(bus, &name);
+	r = open_user_bus(&bus);
 	if (r < 0)
-		return fail("system bus", r, NULL);
+		return r;
 	printf("{\"calls\":[");
 	for (i = 0; i < count && r >= 0; i++)
 		r = connect_once(bus, argv[2], argv[3], hold, i == 0);
@@ -214,6 +271,63 @@ static int run_connect(int argc, char **argv)
 	return r;
 }
 
+/* Both ends; the peer by the channel that is there for this. */
+static int forget_at_both_ends(void)
+{
+	char answer[64];
+	ssize_t n;
+	int r;
+
+	r = sivshm_send(channels[0], FORGET, sizeof(FORGET), CALL_TIMEOUT_US);
+	if (r < 0)
+		return fail(sivshm_last_error(), r, NULL);
+	n = sivshm_recv(channels[0], answer, sizeof(answer), NULL, CALL_TIMEOUT_US);
+	if (n < 0)
+		return fail(sivshm_last_error(), (int)n, NULL);
+	if (strcmp(answer, FORGET) != 0)
+		return fail("the peer did not forget", -EBADMSG, NULL);
+	return forget_certificates();
+}
+
+static int take_turns(sd_bus *bus, char **argv)
+{
+	int count = atoi(argv[4]), i, r;
+
+	r = connect_once(bus, argv[2], argv[3], true, true);
+	for (i = 0; i < count && r >= 0; i++) {
+		r = forget_at_both_ends();
+		usleep(PAUSE_US);
+		if (r >= 0)
+			r = connect_once(bus, argv[2], argv[3], false, false);
+		usleep(PAUSE_US);
+		if (r >= 0)
+			r = connect_once(bus, argv[2], argv[3], false, false);
+		usleep(PAUSE_US);
+	}
+	return r;
+}
+
+static int run_turns(char **argv)
+{
+	sd_bus *bus = NULL;
+	int r;
+
+	r = keep_root_bus(argv[5]);
+	if (r >= 0)
+		r = open_user_bus(&bus);
+	if (r < 0)
+		return r;
+	printf("{\"calls\":[");
+	r = take_turns(bus, argv);
+	printf("],\"ok\":%s}\n", r < 0 ? "false" : "true");
+	fflush(stdout);
+	while (n_channels > 0)
+		sivshm_close(channels[--n_channels]);
+	sd_bus_unref(bus);
+	sd_bus_unref(root_bus);
+	return r;
+}
+
 /* Echoes what is there.  Returns a negative value when the channel has ended. */
 static int echo(struct sivshm_channel *c)
 {
@@ -223,6 +337,10 @@ static int echo(struct sivshm_channel *c)
 
 	do {
 		while ((n = sivshm_recv(c, buffer, sizeof(buffer), NULL, 0)) >= 0) {
+			if (root_bus && (size_t)n == sizeof(FORGET) &&
+			    memcmp(buffer, FORGET, sizeof(FORGET)) == 0 &&
+			    forget_certificates() < 0)
+				return -EIO;
 			r = sivshm_send(c, buffer, (size_t)n, CALL_TIMEOUT_US);
 			if (r < 0)
 				return r;
@@ -262,7 +380,7 @@ static void on_signal(int number)
 	stop = 1;
 }
 
-static int run_listen(char **argv)
+static int run_listen(int argc, char **argv)
 {
 	static struct pollfd fds[MAX_CHANNELS + 1];
 	struct sivshm_listener *l;
@@ -270,6 +388,8 @@ static int run_listen(char **argv)
 	int r;
 
 	signal(SIGTERM, on_signal);
+	if (argc > 3 && keep_root_bus(argv[3]) < 0)
+		return -EPERM;
 	r = sivshm_listen(argv[2], NULL, &l);
 	if (r < 0)
 		return fail(sivshm_last_error(), r, NULL);
@@ -288,6 +408,7 @@ static int run_listen(char **argv)
 	while (n_channels > 0)
 		sivshm_close(channels[--n_channels]);
 	sivshm_listener_close(l);
+	sd_bus_unref(root_bus);
 	return 0;
 }
 
@@ -296,9 +417,12 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	if (argc >= 5 && strcmp(argv[1], "connect") == 0)
 		return run_connect(argc, argv) < 0;
-	if (argc == 3 && strcmp(argv[1], "listen") == 0)
-		return run_listen(argv) < 0;
+	if (argc == 6 && strcmp(argv[1], "turns") == 0)
+		return run_turns(argv) < 0;
+	if ((argc == 3 || argc == 4) && strcmp(argv[1], "listen") == 0)
+		return run_listen(argc, argv) < 0;
 	fprintf(stderr, "usage: handshake-bench connect SERVICE PEER COUNT [hold|stay]\n"
-			"       handshake-bench listen SERVICE\n");
+			"       handshake-bench listen SERVICE [USER]\n"
+			"       handshake-bench turns SERVICE PEER COUNT USER\n");
 	return 2;
 }
