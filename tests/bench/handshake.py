@@ -18,8 +18,7 @@ from . import stats
 TITLE = "D-Bus call to fd, cold and warm, step by step"
 KINDS = ("cold", "warm")
 BENCH = f"{story.TESTS}/handshake-bench"
-REST = "over the bus"
-REST_TEXT = "the call's way to the daemon and the answer's way back"
+REST = "over the bus"  # the call's way to the daemon, and the answer's way back
 
 
 @contextlib.contextmanager
@@ -31,9 +30,9 @@ def listener(world):
 
 
 def journal_steps(guest, count):
-    """Steps of the last channels that a guest's daemon opened: {channel's path: {step: microseconds}} in order."""
+    """Steps of the last channels that a guest's daemon opened, in order: [{step: microseconds}]."""
     out = guest.run(["/usr/bin/journalctl", "--no-pager", "-o", "json", "-n", str(count), "-u", "sivshmd",
-                     "--output-fields=SIVSHM_STEPS,SIVSHM_CHANNEL", f"MESSAGE_ID={story.CHANNEL_OPENED}"], check=True)[1]
+                     "--output-fields=SIVSHM_STEPS", f"MESSAGE_ID={story.CHANNEL_OPENED}"], check=True)[1]
     found = [parse_steps(json.loads(line)["SIVSHM_STEPS"]) for line in out.splitlines()]
     story.need(len(found) == count, f"{guest.name}: {len(found)} channels in the journal instead of {count}")
     return found
@@ -78,14 +77,14 @@ def step_rows(calls, kind):
             for name, value in parts.items():
                 found.setdefault(name, []).append(value)
         for name, values in found.items():
-            facts = stats.summary(values)
-            rows.append({"kind": kind, "end": end, "step": name, "n": facts["n"], "mean": round(statistics.mean(values), 3),
-                         "p50": facts["p50"], "p99": facts["p99"]})
-    total = [call["ms"] for call in calls]
-    facts = stats.summary(total)
-    rows.append({"kind": kind, "end": "connecting", "step": "whole call", "n": facts["n"],
-                 "mean": round(statistics.mean(total), 3), "p50": facts["p50"], "p99": facts["p99"]})
-    return rows
+            rows.append(row(kind, end, name, values))
+    return [*rows, row(kind, "connecting", "whole call", [call["ms"] for call in calls])]
+
+
+def row(kind, end, step, values):
+    facts = stats.summary(values)
+    return {"kind": kind, "end": end, "step": step, "n": facts["n"], "mean": round(statistics.mean(values), 3),
+            "p50": facts["p50"], "p99": facts["p99"]}
 
 
 def first_call(world, rest):
