@@ -73,20 +73,66 @@ static int64_t end_of_life(const struct ca *ca, int64_t now, uint64_t lifetime_s
 	return now + (int64_t)lifetime_sec;
 }
 
-/* fill_leaf() - all but the name */
-static int fill_leaf(const struct ca *ca, X509 *leaf, EVP_PKEY *key, struct issued *issued)
+/* add_extensions() - those that all leaves have.  OpenSSL's syntax is read once, for the sample. */
+static int add_extensions(const struct ca *ca, X509 *leaf)
 {
-	if (!X509_set_version(leaf, X509_VERSION_3) || random_serial(leaf, issued->serial) < 0 ||
-	    !X509_set_issuer_name(leaf, X509_get_subject_name(ca->certificate)) ||
-	    !ASN1_TIME_set(X509_getm_notBefore(leaf), (time_t)issued->not_before) ||
-	    !ASN1_TIME_set(X509_getm_notAfter(leaf), (time_t)issued->not_after) ||
-	    !X509_set_pubkey(leaf, key) ||
-	    add_extension(leaf, ca->certificate, NID_basic_constraints, "critical,CA:FALSE") < 0 ||
+	for (int i = 0; ca->sample && i < X509_get_ext_count(ca->sample); i++)
+		if (!X509_add_ext(leaf, X509_get_ext(ca->sample, i), -1))
+			return -ENOMEM;
+	if (ca->sample)
+		return 0;
+	if (add_extension(leaf, ca->certificate, NID_basic_constraints, "critical,CA:FALSE") < 0 ||
 	    add_extension(leaf, ca->certificate, NID_key_usage, "critical,digitalSignature") < 0 ||
 	    add_extension(leaf, ca->certificate, NID_ext_key_usage, "serverAuth,clientAuth") < 0 ||
 	    add_extension(leaf, ca->certificate, NID_authority_key_identifier, "keyid") < 0)
 		return -EIO;
 	return 0;
+}
+
+/* fill_leaf() - all but key and name */
+static int fill_leaf(const struct ca *ca, X509 *leaf, struct issued *issued)
+{
+	if (!X509_set_version(leaf, X509_VERSION_3) || random_serial(leaf, issued->serial) < 0 ||
+	    !X509_set_issuer_name(leaf, X509_get_subject_name(ca->certificate)) ||
+	    !ASN1_TIME_set(X509_getm_notBefore(leaf), (time_t)issued->not_before) ||
+	    !ASN1_TIME_set(X509_getm_notAfter(leaf), (time_t)issued->not_after))
+		return -EIO;
+	return add_extensions(ca, leaf);
+}
+
+/*
+ * copy_key() - the key that was verified, as it is encoded
+ * X509_set_pubkey() would have all of OpenSSL's encoders and then its decoders looked through,
+ * which takes longer than verifying the request and signing the certificate together.
+ */
+static int copy_key(X509 *leaf, X509_REQ *request)
+{
+	X509_PUBKEY *from = X509_REQ_get_X509_PUBKEY(request);
+	const ASN1_OBJECT *type;
+	ASN1_OBJECT *type_copy, *curve = NULL;
+	const unsigned char *point;
+	unsigned char *point_copy;
+	X509_ALGOR *algorithm;
+	const void *parameter;
+	int size, kind;
+
+	if (X509_PUBKEY_get0_param(NULL, &point, &size, &algorithm, from) != 1)
+		return -EIO;
+	X509_ALGOR_get0(&type, &kind, &parameter, algorithm);
+	if (kind != V_ASN1_OBJECT && kind != V_ASN1_UNDEF)
+		return -EIO; /* no kind of key that is allowed */
+	type_copy = OBJ_dup(type);
+	if (kind == V_ASN1_OBJECT)
+		curve = OBJ_dup(parameter);
+	point_copy = OPENSSL_memdup(point, (size_t)size);
+	if (type_copy && point_copy && (curve || kind == V_ASN1_UNDEF) &&
+	    X509_PUBKEY_set0_param(X509_get_X509_PUBKEY(leaf), type_copy, kind, curve, point_copy,
+				   size) == 1)
+		return 0;
+	ASN1_OBJECT_free(type_copy);
+	ASN1_OBJECT_free(curve);
+	OPENSSL_free(point_copy);
+	return -ENOMEM;
 }
 
 X509 *sample_leaf(const struct ca *ca, int64_t now)
@@ -95,7 +141,8 @@ X509 *sample_leaf(const struct ca *ca, int64_t now)
 	_cleanup_(X509_freep) X509 *leaf = X509_new();
 	struct issued issued = {.not_before = now - BACKDATE_SEC, .not_after = now + BACKDATE_SEC};
 
-	if (!key || !leaf || fill_leaf(ca, leaf, key, &issued) < 0 || sign(leaf, ca->key) < 0)
+	if (!key || !leaf || fill_leaf(ca, leaf, &issued) < 0 || !X509_set_pubkey(leaf, key) ||
+	    sign(leaf, ca->key) < 0)
 		return NULL;
 	return TAKE_PTR(leaf);
 }
@@ -127,7 +174,7 @@ int ca_issue(const struct ca *ca, const char *csr, const char *spiffe_id, int64_
 	if (issued.not_after <= now)
 		return failure_set(error, ERR_FAILED, "the CA's certificate has expired");
 	/* the name is critical, for the subject is empty (RFC 5280) */
-	if (!leaf || fill_leaf(ca, leaf, X509_REQ_get0_pubkey(request), &issued) < 0 ||
+	if (!leaf || fill_leaf(ca, leaf, &issued) < 0 || copy_key(leaf, request) < 0 ||
 	    add_uri_san(leaf, spiffe_id, true) < 0 || sign(leaf, ca->key) < 0)
 		return crypto_fail(error, "making the certificate");
 	issued.pem = chain_to_pem(ca, leaf);

@@ -21,6 +21,7 @@ struct ca *ca_free(struct ca *ca)
 		return NULL;
 	EVP_PKEY_free(ca->key);
 	X509_free(ca->certificate);
+	X509_free(ca->sample);
 	sk_X509_pop_free(ca->chain, X509_free);
 	free(ca->bundle);
 	free(ca);
@@ -163,17 +164,17 @@ out:
 static int check_chain(struct ca *ca, STACK_OF(X509) * roots, const struct ca_files *files,
 		       struct failure *error)
 {
-	_cleanup_(X509_freep) X509 *leaf = sample_leaf(ca, time(NULL));
 	STACK_OF(X509) *chain = sk_X509_dup(ca->chain); /* owns none of them */
 	int r;
 
-	if (!leaf || !chain || !sk_X509_unshift(chain, ca->certificate)) {
+	ca->sample = sample_leaf(ca, time(NULL));
+	if (!ca->sample || !chain || !sk_X509_unshift(chain, ca->certificate)) {
 		sk_X509_free(chain);
 		return crypto_fail(error, files->key);
 	}
-	r = verify_leaf(leaf, chain, roots, X509_PURPOSE_SSL_SERVER, files, error);
+	r = verify_leaf(ca->sample, chain, roots, X509_PURPOSE_SSL_SERVER, files, error);
 	if (r >= 0)
-		r = verify_leaf(leaf, chain, roots, X509_PURPOSE_SSL_CLIENT, files, error);
+		r = verify_leaf(ca->sample, chain, roots, X509_PURPOSE_SSL_CLIENT, files, error);
 	sk_X509_free(chain);
 	return r;
 }

@@ -19,6 +19,7 @@ struct ca {
 	EVP_PKEY *key;
 	X509 *certificate;
 	STACK_OF(X509) * chain;
+	X509 *sample; /* a leaf of no name: has the extensions that all leaves have */
 	char *bundle; /* PEM, what verifiers trust */
 };
 

@@ -7,14 +7,55 @@
 
 #include "certificates.h"
 
+struct certificate_count {
+	char vm[sizeof((struct peer_name){}.vm)];
+	size_t n;
+};
+
 void certificates_done(struct certificates *c)
 {
 	free(c->list);
+	free(c->counts);
 	*c = (struct certificates){};
+}
+
+static struct certificate_count *find_count(const struct certificates *c, const char *vm)
+{
+	for (size_t i = 0; i < c->n_counts; i++)
+		if (strcmp(c->counts[i].vm, vm) == 0)
+			return &c->counts[i];
+	return NULL;
+}
+
+static struct certificate_count *get_count(struct certificates *c, const char *vm)
+{
+	struct certificate_count *counts, *found = find_count(c, vm);
+
+	if (found)
+		return found;
+	counts = reallocarray(c->counts, c->n_counts + 1, sizeof(*counts));
+	if (!counts)
+		return NULL;
+	c->counts = counts;
+	found = &counts[c->n_counts++];
+	*found = (struct certificate_count){};
+	snprintf(found->vm, sizeof(found->vm), "%s", vm);
+	return found;
+}
+
+/* The VMs that have none go, too. */
+static void uncount(struct certificates *c, const char *vm)
+{
+	struct certificate_count *count = find_count(c, vm);
+
+	if (count && --count->n == 0)
+		*count = c->counts[--c->n_counts];
 }
 
 int certificates_add(struct certificates *c, const struct certificate *new)
 {
+	struct certificate_count *count;
+
 	if (c->n == c->allocated) {
 		size_t allocated = c->allocated ? 2 * c->allocated : 64;
 		struct certificate *list = reallocarray(c->list, allocated, sizeof(*list));
@@ -24,6 +65,10 @@ int certificates_add(struct certificates *c, const struct certificate *new)
 		c->list = list;
 		c->allocated = allocated;
 	}
+	count = get_count(c, new->service.vm);
+	if (!count)
+		return -ENOMEM;
+	count->n++;
 	c->list[c->n++] = *new;
 	return 0;
 }
@@ -35,6 +80,8 @@ size_t certificates_expire(struct certificates *c, int64_t now)
 	for (size_t i = 0; i < n; i++)
 		if (c->list[i].not_after >= now)
 			c->list[kept++] = c->list[i];
+		else
+			uncount(c, c->list[i].service.vm);
 	c->n = kept;
 	return n - kept;
 }
@@ -57,11 +104,9 @@ size_t certificates_revoke(struct certificates *c, const char *vm, const char *s
 
 size_t certificates_count(const struct certificates *c, const char *vm)
 {
-	size_t n = 0;
+	const struct certificate_count *count = find_count(c, vm);
 
-	for (size_t i = 0; i < c->n; i++)
-		n += strcmp(c->list[i].service.vm, vm) == 0;
-	return n;
+	return count ? count->n : 0;
 }
 
 void certificate_format(const struct certificate *c, char ret[CERTIFICATE_LINE_SIZE])

@@ -20,10 +20,12 @@ struct certificate {
 	bool revoked;
 };
 
-/** struct certificates - oldest first */
+/** struct certificates - oldest first; @counts: how many of each VM that has any */
 struct certificates {
 	struct certificate *list;
 	size_t n, allocated;
+	struct certificate_count *counts;
+	size_t n_counts;
 };
 
 void certificates_done(struct certificates *c);
@@ -32,6 +34,7 @@ int certificates_add(struct certificates *c, const struct certificate *new);
 size_t certificates_expire(struct certificates *c, int64_t now);
 /** certificates_revoke() - all of a service, or of a VM (@service NULL); how many were not yet */
 size_t certificates_revoke(struct certificates *c, const char *vm, const char *service);
+/** certificates_count() - of a VM; its time grows with the VMs, not with the certificates */
 size_t certificates_count(const struct certificates *c, const char *vm);
 
 /** certificate_format() - "serial name not-before not-after state\n" */

@@ -1,0 +1,2 @@
+def measure(bench, where):
+    pass
