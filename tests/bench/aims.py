@@ -29,6 +29,10 @@ AIMS = [
     Aim("datapath", "guest_page_faults", "<=", 0, "page faults of both ends after the first touch, all blocks"),
     Aim("handshake", "handshake_cold_ms.p99", "<", 100, "D-Bus call to fd between emulated guests, no certificates yet"),
     Aim("handshake", "handshake_warm_ms.p99", "<", 100, "the same, both ends have a certificate"),
+    Aim("ca", "handshake_native_ms.cold_p99", "<", 5, "the same between native processes, the guests' kernels played, cold"),
+    Aim("ca", "handshake_native_ms.warm_p99", "<", 5, "the same, warm"),
+    Aim("ca", "ca_signature_rate_ratio", ">=", 0.5,
+        "signatures of the CA under the load of 64 VMs without certificates, to those of one core (openssl speed)"),
 ]
 
 
