@@ -132,19 +132,6 @@ int bus_open(const char *address, sd_bus **ret)
 	return 0;
 }
 
-/* Copies what the caller's (perhaps older or newer) struct has. */
-int bus_check_options(const struct sivshm_options *opts, struct sivshm_options *ret)
-{
-	*ret = (struct sivshm_options){.size = sizeof(*ret)};
-	if (!opts)
-		return 0;
-	if (opts->size < offsetof(struct sivshm_options, bus) + sizeof(opts->bus))
-		return error_set(-EINVAL,
-				 "sivshm_options.size is not set to sizeof(struct sivshm_options)");
-	memcpy(ret, opts, opts->size < sizeof(*ret) ? opts->size : sizeof(*ret));
-	return 0;
-}
-
 /* The peer's SPIFFE id out of "identity"; the rest of it is for people and other languages. */
 static int read_identity(sd_bus_message *m, char **ret_spiffe)
 {

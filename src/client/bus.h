@@ -17,7 +17,6 @@ int bus_error_to_errno(const char *name);
 int bus_failed(int r, const sd_bus_error *e, const char *what);
 int bus_take_channel(sd_bus_message *reply, const struct sivshm_options *opts,
 		     struct sivshm_channel **ret);
-int bus_check_options(const struct sivshm_options *opts, struct sivshm_options *ret);
 
 static inline void bus_message_unref(sd_bus_message **m)
 {

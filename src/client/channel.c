@@ -4,9 +4,34 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "client/channel.h"
 #include "client/error.h"
+
+#define KNOWN_FLAGS SIVSHM_PREFAULT
+/* Of the struct of the first version: no program has a smaller one. */
+#define OPTIONS_MIN_SIZE (offsetof(struct sivshm_options, bus) + sizeof(const char *))
+
+/**
+ * channel_check_options() - what the caller's struct, perhaps older or newer than @ret, has
+ */
+int channel_check_options(const struct sivshm_options *opts, struct sivshm_options *ret)
+{
+	*ret = (struct sivshm_options){.size = sizeof(*ret)};
+	if (!opts)
+		return 0;
+	if (opts->size < OPTIONS_MIN_SIZE)
+		return error_set(-EINVAL,
+				 "sivshm_options.size is not set to sizeof(struct sivshm_options)");
+	memcpy(ret, opts, opts->size < sizeof(*ret) ? opts->size : sizeof(*ret));
+	ret->size = sizeof(*ret);
+	if (ret->flags & ~KNOWN_FLAGS)
+		return error_set(-EINVAL,
+				 "sivshm_options.flags has some that this library lacks: %#llx",
+				 (unsigned long long)(ret->flags & ~KNOWN_FLAGS));
+	return 0;
+}
 
 static bool windows_fit(uint64_t ring_size, uint64_t map_size)
 {
@@ -28,7 +53,21 @@ static int check_info(const struct sivshm_channel_info *info)
 	return 0;
 }
 
-static int map_windows(struct sivshm_channel *c, const struct sivshm_channel_info *info)
+/*
+ * One look at every page: what is shared and writable is entered writable by a look too.  Bytes
+ * that the peer may have written are thrown away; nothing is written, since the own page belongs to
+ * whoever has attached.
+ */
+static void touch(const void *map, size_t size)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	for (size_t at = 0; at < size; at += page)
+		(void)*((const volatile uint8_t *)map + at);
+}
+
+static int map_windows(struct sivshm_channel *c, const struct sivshm_channel_info *info,
+		       bool prefault)
 {
 	int r;
 
@@ -42,6 +81,10 @@ static int map_windows(struct sivshm_channel *c, const struct sivshm_channel_inf
 	if (r < 0)
 		return error_channel(r);
 	c->rx_map_size = info->rx_map_size;
+	if (prefault) {
+		touch(c->tx_map, c->tx_map_size);
+		touch(c->rx_map, c->rx_map_size);
+	}
 	r = ring_init(&c->ring, c->tx_map, info->tx_ring_size, c->rx_map, info->rx_ring_size);
 	if (r == 0)
 		r = ring_attach(&c->ring);
@@ -69,6 +112,7 @@ static void channel_free(struct sivshm_channel *c)
 
 /**
  * channel_new() - a channel over @backend
+ * @opts: this library's own struct, checked; or NULL
  * Takes over @userdata on success only.
  */
 int channel_new(const struct backend *backend, void *userdata, const struct sivshm_options *opts,
@@ -92,7 +136,7 @@ int channel_new(const struct backend *backend, void *userdata, const struct sivs
 	*c = (struct sivshm_channel){.backend = backend, .userdata = userdata, .bell = BELL_INIT};
 	c->tx_spin = c->rx_spin = spin_init(opts ? opts->spin_us : 0);
 	take_names(c, &info);
-	r = map_windows(c, &info);
+	r = map_windows(c, &info, opts && opts->flags & SIVSHM_PREFAULT);
 	if (r < 0) {
 		channel_free(c);
 		return r;
@@ -103,9 +147,13 @@ int channel_new(const struct backend *backend, void *userdata, const struct sivs
 
 int sivshm_channel_from_fd(int fd, const struct sivshm_options *opts, struct sivshm_channel **ret)
 {
+	struct sivshm_options o;
+	int r;
+
 	if (fd < 0 || !ret)
 		return error_channel(-EINVAL);
-	return channel_new(&backend_kernel, backend_kernel_userdata(fd), opts, ret);
+	r = channel_check_options(opts, &o);
+	return r < 0 ? r : channel_new(&backend_kernel, backend_kernel_userdata(fd), &o, ret);
 }
 
 /* Both directions end, and who sleeps in one of them is told. */

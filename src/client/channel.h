@@ -39,6 +39,7 @@ struct sivshm_channel {
 	char *peer_spiffe;
 };
 
+int channel_check_options(const struct sivshm_options *opts, struct sivshm_options *ret);
 int channel_new(const struct backend *backend, void *userdata, const struct sivshm_options *opts,
 		struct sivshm_channel **ret);
 int channel_fail(struct sivshm_channel *c, int r);

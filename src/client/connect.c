@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "client/bus.h"
+#include "client/channel.h"
 #include "client/error.h"
 
 #define DEFAULT_TIMEOUT_US 10000000ull
@@ -43,7 +44,7 @@ int sivshm_connect(const char *as, const char *to, const struct sivshm_options *
 
 	if (!to || !ret)
 		return error_channel(-EINVAL);
-	r = bus_check_options(opts, &o);
+	r = channel_check_options(opts, &o);
 	if (r < 0)
 		return r;
 	if (o.timeout_us > 60000000ull)

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Send and receive: a call of the ring on the fast path, channel_wait() behind it. */
+/*
+ * Send and receive: a call of the ring on the fast path, channel_wait() behind it.
+ *
+ * The parts are inline here and have their exported names at the end: a call of an exported name
+ * goes through the linkage table, for somebody might replace it.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -29,7 +34,7 @@ static int reserve_slow(struct sivshm_channel *c, int r, size_t size, void **ret
 	return r < 0 ? channel_fail(c, r) : 0;
 }
 
-int sivshm_reserve(struct sivshm_channel *c, size_t size, void **ret, uint64_t timeout_us)
+static inline int reserve(struct sivshm_channel *c, size_t size, void **ret, uint64_t timeout_us)
 {
 	int r = __atomic_load_n(&c->tx_error, __ATOMIC_RELAXED);
 
@@ -48,7 +53,7 @@ static int ring_peer(struct sivshm_channel *c)
 	return r < 0 ? channel_fail(c, r) : 0;
 }
 
-int sivshm_commit(struct sivshm_channel *c, size_t size)
+static inline int commit(struct sivshm_channel *c, size_t size)
 {
 	int r = __atomic_load_n(&c->tx_error, __ATOMIC_RELAXED);
 
@@ -64,13 +69,23 @@ int sivshm_commit(struct sivshm_channel *c, size_t size)
 int sivshm_send(struct sivshm_channel *c, const void *data, size_t size, uint64_t timeout_us)
 {
 	void *room;
-	int r = sivshm_reserve(c, size, &room, timeout_us);
+	int r = reserve(c, size, &room, timeout_us);
 
 	if (ring_unlikely(r < 0))
 		return r;
 	if (size)
 		memcpy(room, data, size);
-	return sivshm_commit(c, size);
+	return commit(c, size);
+}
+
+int sivshm_reserve(struct sivshm_channel *c, size_t size, void **ret, uint64_t timeout_us)
+{
+	return reserve(c, size, ret, timeout_us);
+}
+
+int sivshm_commit(struct sivshm_channel *c, size_t size)
+{
+	return commit(c, size);
 }
 
 /* As ring_peek(), and the end when the peer is gone and has left nothing. */
@@ -84,10 +99,26 @@ static int peek_last(struct sivshm_channel *c, const void **ret, uint32_t *ret_l
 	return r == -EAGAIN && gone ? -EPIPE : r;
 }
 
+/*
+ * The answer to what was just sent is on its way: look at the one word that will change, and at all
+ * the others only then.
+ */
+static int peek_soon(struct sivshm_channel *c, const void **ret, uint32_t *ret_length)
+{
+	for (int i = 0; i < SPIN_BURST; i++) {
+		spin_relax();
+		if (ring_data_moved(&c->ring.rx))
+			return ring_peek(&c->ring.rx, ret, ret_length);
+	}
+	return -EAGAIN;
+}
+
 static ssize_t peek_slow(struct sivshm_channel *c, int r, const void **ret, uint64_t timeout_us)
 {
-	uint32_t length;
+	uint32_t length = 0;
 
+	if (r == -EAGAIN && timeout_us)
+		r = peek_soon(c, ret, &length);
 	if (r == -EAGAIN)
 		r = peek_last(c, ret, &length);
 	if (r == -EAGAIN) {
@@ -99,7 +130,7 @@ static ssize_t peek_slow(struct sivshm_channel *c, int r, const void **ret, uint
 	return r < 0 ? channel_fail(c, r) : (ssize_t)length;
 }
 
-ssize_t sivshm_peek(struct sivshm_channel *c, const void **ret, uint64_t timeout_us)
+static inline ssize_t peek(struct sivshm_channel *c, const void **ret, uint64_t timeout_us)
 {
 	int r = __atomic_load_n(&c->rx_error, __ATOMIC_RELAXED);
 	uint32_t length;
@@ -109,7 +140,7 @@ ssize_t sivshm_peek(struct sivshm_channel *c, const void **ret, uint64_t timeout
 	return ring_likely(!r) ? (ssize_t)length : peek_slow(c, r, ret, timeout_us);
 }
 
-int sivshm_release(struct sivshm_channel *c)
+static inline int release(struct sivshm_channel *c)
 {
 	int r;
 
@@ -133,7 +164,7 @@ ssize_t sivshm_recv(struct sivshm_channel *c, void *data, size_t size, size_t *r
 		    uint64_t timeout_us)
 {
 	const void *message;
-	ssize_t n = sivshm_peek(c, &message, timeout_us);
+	ssize_t n = peek(c, &message, timeout_us);
 	int r;
 
 	if (ring_unlikely(n < 0))
@@ -144,6 +175,16 @@ ssize_t sivshm_recv(struct sivshm_channel *c, void *data, size_t size, size_t *r
 		return error_channel(-EMSGSIZE);
 	if (n)
 		memcpy(data, message, (size_t)n);
-	r = sivshm_release(c);
+	r = release(c);
 	return ring_unlikely(r < 0) ? r : n;
+}
+
+ssize_t sivshm_peek(struct sivshm_channel *c, const void **ret, uint64_t timeout_us)
+{
+	return peek(c, ret, timeout_us);
+}
+
+int sivshm_release(struct sivshm_channel *c)
+{
+	return release(c);
 }

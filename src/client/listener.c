@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "client/bus.h"
+#include "client/channel.h"
 #include "client/error.h"
 
 /**
@@ -122,7 +123,7 @@ int sivshm_listen(const char *service, const struct sivshm_options *opts,
 	if (!l)
 		return error_channel(-ENOMEM);
 	snprintf(l->what, sizeof(l->what), "listen as %s", service);
-	r = bus_check_options(opts, &l->opts);
+	r = channel_check_options(opts, &l->opts);
 	if (r >= 0)
 		r = listener_start(l, service);
 	if (r < 0) {

@@ -277,6 +277,17 @@ static inline void ring_announce(void)
 	ring_full_barrier();
 }
 
+/* Hints that a look is worth it; what is there is for ring_refresh_data() and _space() to say. */
+static inline bool ring_data_moved(const struct ring_rx *x)
+{
+	return ring_load64(&x->peer->producer) != x->producer;
+}
+
+static inline bool ring_space_moved(const struct ring_tx *t)
+{
+	return ring_load64(&t->peer->consumer) != t->consumer;
+}
+
 /* 0: a message (or the end) is there.  -EAGAIN, -EPROTO. */
 static inline int ring_readable(struct ring_rx *x)
 {

@@ -55,6 +55,9 @@ extern "C" {
 
 #define SIVSHM_FOREVER UINT64_MAX
 
+/* Flags of struct sivshm_options */
+#define SIVSHM_PREFAULT (1ull << 0) /* no page fault once there is a channel, not for the first message */
+
 struct sivshm_channel;
 struct sivshm_listener;
 
@@ -66,6 +69,7 @@ struct sivshm_listener;
  * @backlog:    listen: how many connections may wait for sivshm_accept(); default 8
  * @spin_us:    longest spin before a wait sleeps; default adaptive up to 200; UINT32_MAX never sleeps
  * @bus:        address of the bus sivshmd is on; NULL: the system bus
+ * @flags:      SIVSHM_*; one that this library does not know is -EINVAL
  */
 struct sivshm_options {
 	size_t size;
@@ -74,6 +78,7 @@ struct sivshm_options {
 	uint32_t backlog;
 	uint32_t spin_us;
 	const char *bus;
+	uint64_t flags;
 };
 
 /**

@@ -84,16 +84,23 @@ static int idle(struct sivshm_channel *c, int events)
 	return r < 0 ? r : look(c, events) ?: -EAGAIN;
 }
 
+static bool moved(const struct sivshm_channel *c, int events)
+{
+	return (events & SIVSHM_READ && ring_data_moved(&c->ring.rx)) ||
+	       (events & SIVSHM_WRITE && ring_space_moved(&c->ring.tx));
+}
+
+/* As look(), but between the first and the last one only at the index that is waited for. */
 static int burst(struct sivshm_channel *c, int events)
 {
-	for (int i = 0; i < SPIN_BURST; i++) {
-		int r = look(c, events);
+	int r = look(c, events);
 
-		if (r)
-			return r;
+	for (int i = 0; i < SPIN_BURST && r == 0; i++) {
 		spin_relax();
+		if (moved(c, events))
+			r = look(c, events);
 	}
-	return 0;
+	return r;
 }
 
 /* 0: not worth spinning any longer */

@@ -90,6 +90,70 @@ static void test_from_fd_refuses(void **state)
 	assert_int_equal(count_fds(), before);
 }
 
+static void test_from_fd_checks_options(void **state)
+{
+	struct sivshm_options o = {.size = sizeof(o), .flags = 1ull << 40};
+	struct sivshm_channel *c = NULL;
+	int fd[2];
+
+	(void)state;
+	assert_int_equal(fake_channel_new(dir, "options", RING, fd), 0);
+	assert_int_equal(sivshm_channel_from_fd(fd[0], &o, &c), -EINVAL);
+	assert_non_null(strstr(sivshm_last_error(), "flags"));
+	o = (struct sivshm_options){};
+	assert_int_equal(sivshm_channel_from_fd(fd[0], &o, &c), -EINVAL);
+	assert_non_null(strstr(sivshm_last_error(), "size"));
+	assert_null(c);
+	/* The fd stayed ours, and nobody has attached. */
+	assert_int_equal(sivshm_channel_from_fd(fd[0], NULL, &c), 0);
+	sivshm_close(c);
+	close(fd[1]);
+}
+
+/* Pages of a mapping that this process can use without a fault. */
+static size_t present(const void *map, size_t size)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), n = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	for (size_t at = (size_t)map / page; at < ((size_t)map + size) / page; at++) {
+		uint64_t entry = 0;
+
+		assert_int_equal(pread(fd, &entry, sizeof(entry), (off_t)(at * sizeof(entry))),
+				 sizeof(entry));
+		n += entry >> 63;
+	}
+	close(fd);
+	return n;
+}
+
+static void test_prefault(void **state)
+{
+	struct sivshm_options o = {.size = sizeof(o)};
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	struct sivshm_channel *c[2];
+	char b[64];
+	int fd[2];
+
+	(void)state;
+	/* So large that one fault does not bring in all of it. */
+	assert_int_equal(fake_channel_new(dir, "prefault", 1 << 20, fd), 0);
+	assert_int_equal(sivshm_channel_from_fd(fd[0], &o, &c[0]), 0);
+	o.flags = SIVSHM_PREFAULT;
+	assert_int_equal(sivshm_channel_from_fd(fd[1], &o, &c[1]), 0);
+	assert_true(present(c[0]->tx_map, c[0]->tx_map_size) < c[0]->tx_map_size / page);
+	assert_true(present(c[0]->rx_map, c[0]->rx_map_size) < c[0]->rx_map_size / page);
+	assert_int_equal(present(c[1]->tx_map, c[1]->tx_map_size), c[1]->tx_map_size / page);
+	assert_int_equal(present(c[1]->rx_map, c[1]->rx_map_size), c[1]->rx_map_size / page);
+	/* Looked at, not written: the peer finds no message. */
+	assert_int_equal(sivshm_recv(c[0], b, sizeof(b), NULL, 0), -EAGAIN);
+	assert_int_equal(sivshm_send(c[1], "first", 5, 0), 0);
+	assert_int_equal(sivshm_recv(c[0], b, sizeof(b), NULL, 0), 5);
+	sivshm_close(c[0]);
+	sivshm_close(c[1]);
+}
+
 static void test_second_attach_is_refused(void **state)
 {
 	struct ends *e = *state;
@@ -461,6 +525,8 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_from_fd_refuses),
+		cmocka_unit_test(test_from_fd_checks_options),
+		cmocka_unit_test(test_prefault),
 		TEST(test_second_attach_is_refused),
 		TEST(test_names),
 		TEST(test_timeouts),

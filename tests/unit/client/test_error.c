@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "client/bus.h"
+#include "client/channel.h"
 #include "client/error.h"
 
 static char contract[64 * 1024];
@@ -109,11 +110,34 @@ static void test_options(void **state)
 	struct sivshm_options o, in = {.size = sizeof(in), .ring_size = 8192};
 
 	(void)state;
-	assert_int_equal(bus_check_options(&(struct sivshm_options){.ring_size = 1}, &o), -EINVAL);
-	assert_int_equal(bus_check_options(NULL, &o), 0);
+	assert_int_equal(channel_check_options(&(struct sivshm_options){.ring_size = 1}, &o),
+			 -EINVAL);
+	assert_int_equal(channel_check_options(NULL, &o), 0);
 	assert_int_equal(o.ring_size, 0);
-	assert_int_equal(bus_check_options(&in, &o), 0);
+	assert_int_equal(channel_check_options(&in, &o), 0);
 	assert_int_equal(o.ring_size, 8192);
+}
+
+static void test_options_of_other_versions(void **state)
+{
+	struct {
+		struct sivshm_options o;
+		uint64_t more;
+	} newer = {.o = {.size = sizeof(newer), .flags = SIVSHM_PREFAULT}, .more = UINT64_MAX};
+	struct sivshm_options o, older = {.size = offsetof(struct sivshm_options, flags),
+					  .spin_us = 7,
+					  .flags = UINT64_MAX};
+
+	(void)state;
+	assert_int_equal(channel_check_options(&older, &o), 0);
+	assert_int_equal(o.spin_us, 7);
+	assert_int_equal(o.flags, 0);
+	assert_int_equal(channel_check_options(&newer.o, &o), 0);
+	assert_int_equal(o.flags, SIVSHM_PREFAULT);
+	assert_int_equal(o.size, sizeof(o));
+	newer.o.flags |= 1ull << 63;
+	assert_int_equal(channel_check_options(&newer.o, &o), -EINVAL);
+	assert_non_null(strstr(sivshm_last_error(), "0x8000000000000000"));
 }
 
 int main(void)
@@ -125,6 +149,7 @@ int main(void)
 		cmocka_unit_test(test_contract),
 		cmocka_unit_test(test_bus_text),
 		cmocka_unit_test(test_options),
+		cmocka_unit_test(test_options_of_other_versions),
 	};
 
 	return cmocka_run_group_tests(tests, load, NULL);
