@@ -45,6 +45,7 @@ int channel_new(const struct backend *backend, void *userdata, const struct sivs
 int channel_fail(struct sivshm_channel *c, int r);
 int channel_ask(struct sivshm_channel *c);
 void channel_set_gone(struct sivshm_channel *c);
+int channel_wait_more(struct sivshm_channel *c, int events, uint64_t timeout_us);
 int channel_wait(struct sivshm_channel *c, int events, uint64_t timeout_us);
 
 static inline bool channel_gone(const struct sivshm_channel *c)

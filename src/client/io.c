@@ -100,8 +100,8 @@ static int peek_last(struct sivshm_channel *c, const void **ret, uint32_t *ret_l
 }
 
 /*
- * The answer to what was just sent is on its way: look at the one word that will change, and at all
- * the others only then.
+ * The first burst of a wait.  The answer to what was just sent is on its way: look at the one word
+ * that will change, and at all the others only then.
  */
 static int peek_soon(struct sivshm_channel *c, const void **ret, uint32_t *ret_length)
 {
@@ -122,7 +122,7 @@ static ssize_t peek_slow(struct sivshm_channel *c, int r, const void **ret, uint
 	if (r == -EAGAIN)
 		r = peek_last(c, ret, &length);
 	if (r == -EAGAIN) {
-		r = channel_wait(c, SIVSHM_READ, timeout_us);
+		r = channel_wait_more(c, SIVSHM_READ, timeout_us);
 		if (r < 0)
 			return r;
 		r = after_wait(peek_last(c, ret, &length));

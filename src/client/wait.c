@@ -169,10 +169,6 @@ static int wait_long(struct sivshm_channel *c, int events, uint64_t timeout_us)
 	uint64_t start, deadline;
 	int r;
 
-	/* The first burst comes before any clock: an answer that is on its way costs no more. */
-	r = burst(c, events);
-	if (r)
-		return r;
 	start = now_ns();
 	deadline = timeout_us >= NEVER / 1000 ? NEVER : after(start, timeout_us * 1000);
 	r = spin(c, events, after(start, s->limit_ns), deadline);
@@ -184,15 +180,26 @@ static int wait_long(struct sivshm_channel *c, int events, uint64_t timeout_us)
 }
 
 /**
- * channel_wait() - until one of @events
+ * channel_wait_more() - until one of @events, the first burst having been the caller's
  * Returns the events (never 0), or an error whose text is set.
  */
-int channel_wait(struct sivshm_channel *c, int events, uint64_t timeout_us)
+int channel_wait_more(struct sivshm_channel *c, int events, uint64_t timeout_us)
 {
 	int r = look(c, events);
 
 	if (r == 0)
 		r = timeout_us ? wait_long(c, events, timeout_us) : idle(c, events);
+	return r < 0 ? channel_fail(c, r) : r;
+}
+
+/** channel_wait() - the same from the beginning */
+int channel_wait(struct sivshm_channel *c, int events, uint64_t timeout_us)
+{
+	/* The first burst comes before any clock: an answer that is on its way costs no more. */
+	int r = timeout_us ? burst(c, events) : 0;
+
+	if (r == 0)
+		return channel_wait_more(c, events, timeout_us);
 	return r < 0 ? channel_fail(c, r) : r;
 }
 

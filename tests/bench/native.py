@@ -101,8 +101,8 @@ def stream_row(answers, **row):
 def streams(bench, native):
     rows = []
     for size, ring in [(size, SMALL_RING) for size in SIZES if size <= 4096] + [(size, LARGE_RING) for size in SIZES[1:]]:
-        count = max(200, min(20000, (8 << 20) // size))
-        kinds = native.rounds("stream", size, ring, count, 10, bench.pick(5, 40))
+        count = max(50, min(4000, 4 * ring // size))
+        kinds = native.rounds("stream", size, ring, count, 40, bench.pick(5, 40))
         for kind, answers in kinds.items():
             rows.append(stream_row(answers, kind=kind, size=size, ring=ring))
         found = stats.ratios(kinds["sivshm"], kinds["plain"], ("p50",))["p50"]
@@ -176,11 +176,11 @@ def huge(bench, native):
             bench.say(f"  {missing}")
             del cases["16 MiB, 2 MiB pages"]
         for size in (64, 4096):
-            count = 4 * HUGE_RING // (size + 8)
+            count = HUGE_RING // (size + 8)
             turns = {case: [] for case in cases}
             for _ in range(bench.pick(3, 25)):
                 for case, (ring, page) in cases.items():
-                    turns[case] += native.rounds("stream", size, ring, count, 1, 1, page)["sivshm"]
+                    turns[case] += native.rounds("stream", size, ring, count, 5, 1, page)["sivshm"]
             for case, answers in turns.items():
                 against = stats.ratios(turns["16 MiB, 4 KiB pages"], answers, ("p50",))["p50"]
                 rows.append({**stream_row(answers, case=case, size=size), "speed": against["median"],
