@@ -19,7 +19,6 @@ class Aim:
 
 AIMS = [
     Aim("native", "native_rtt_ratio", "<=", 1.3, "round trip of 64 B between two processes, to a bare cache line to and fro"),
-    Aim("native", "native_rtt_ratio_paused", "<=", 1.3, "the same, to the line with pauses between looks, which is faster"),
     Aim("native", "page_faults_after_first_touch", "<=", 0, "page faults of both processes after the first touch, all blocks"),
     Aim("native", "page_faults_with_prefault", "<=", 0, "the same from the first message on, with prefault"),
     Aim("datapath", "rtt_poll_ratio.p50", "<=", 1.01, "round trip by polling, 64 B, to the same ring on plain ivshmem"),

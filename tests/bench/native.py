@@ -64,8 +64,8 @@ def round_trips(bench, native):
     """Ratios are of batches timed as a whole; percentiles are of single trips, whose clock costs about as much again."""
     times, ratios = [], []
     for size in SIZES:
-        batch, batches = (100, 50) if size <= 512 else (40, 25)
-        kinds = native.rounds("rtt", size, RTT_RING, batch, batches, bench.pick(15, 200))
+        batch, batches, rounds = (100, 50, 200) if size <= 512 else (40, 25, 60)
+        kinds = native.rounds("rtt", size, RTT_RING, batch, batches, bench.pick(15, rounds))
         for kind, answers in kinds.items():
             p50 = [a["batches"]["p50"] for a in answers]
             times.append({"kind": kind, "size": size, "ns": middle(answers, "batches", "p50"), "ns_low": round(min(p50), 1),
@@ -175,7 +175,7 @@ def huge(bench, native):
         if missing:
             bench.say(f"  {missing}")
             del cases["16 MiB, 2 MiB pages"]
-        for size in (64, 4096):
+        for size in (4096, 32768):
             count = HUGE_RING // (size + 8)
             turns = {case: [] for case in cases}
             for _ in range(bench.pick(3, 25)):
