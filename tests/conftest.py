@@ -81,8 +81,12 @@ def ivi(world):
 
 # the guest of the module's tests, likewise; one for each kernel
 
+# What PREEMPT_RT turns around in the module: interrupts that are threads, spin locks that sleep.
+ON_RT = [f"test_kmod_{name}" for name in ("doorbell", "map", "open", "probe", "realtime", "revoke", "unplug")]
+
+
 def pytest_generate_tests(metafunc):
-    """The module's cases run on Debian's kernel and on those that look for mistakes.
+    """The module's cases run on Debian's kernel and on those that look for mistakes, some on its PREEMPT_RT one too.
 
     @pytest.mark.kernels("kasan") says which; attacks are tried on Debian's alone unless they say so.
     """
@@ -91,19 +95,23 @@ def pytest_generate_tests(metafunc):
     marker = metafunc.definition.get_closest_marker("kernels")
     attack_suite = metafunc.definition.path.parent.name == "attack"
     names = marker.args if marker else ["stock"] if attack_suite else ["stock", *debug_kernel.RECIPES]
+    if not marker and metafunc.definition.path.stem in ON_RT:
+        names = [*names, "rt"]
     params = [pytest.param(name, marks=[pytest.mark.slow] if name == "kcsan" else []) for name in names]
     metafunc.parametrize("kernel", params, indirect=True, scope="session")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """One boot for each kernel: the cases of a debug kernel run in a row, after everything else."""
+    """One boot for each kernel: the cases of another kernel run in a row, after everything else."""
+    order = ["rt", *debug_kernel.RECIPES]
+
     def place(item):
         params = getattr(item, "callspec", None)
         name = params.params.get("kernel") if params else None
-        if name not in debug_kernel.RECIPES:
+        if name not in order:
             return 0, ""
-        return 1 + list(debug_kernel.RECIPES).index(name), str(item.path)
+        return 1 + order.index(name), str(item.path)
     items.sort(key=place)
 
 

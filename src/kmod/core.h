@@ -4,7 +4,7 @@
  *
  * Locks, outermost first:
  *
- *	event.c read_lock        one reader of events at a time; held while copying to user space
+ *	event.c readers_lock     one reader of events at a time; held while copying to user space
  *	sivshm_lock              table, sections, which channels exist
  *	sivshm_channel.gate      read: fault, doorbell; write: revocation
  *	sivshm_bell.lock         interrupts: who is woken by which vector

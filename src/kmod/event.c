@@ -14,7 +14,7 @@ static const enum sivshm_event_type channel_events[] = {
 	SIVSHM_EVENT_RELEASED,
 };
 
-static DEFINE_MUTEX(read_lock);
+static DEFINE_MUTEX(readers_lock);
 static DEFINE_SPINLOCK(lock); /* the rest, and all mailboxes */
 static LIST_HEAD(full);	      /* sivshm_mailbox.node */
 static u64 n_table, n_storm;
@@ -224,7 +224,7 @@ static ssize_t read_some(char __user *buf, size_t size)
 	struct sivshm_event event;
 	size_t done = 0;
 
-	lockdep_assert_held(&read_lock); /* the channel cannot be forgotten by another reader */
+	lockdep_assert_held(&readers_lock); /* the channel cannot be forgotten by another reader */
 
 	while (size - done >= sizeof(event) && peek(&event, &channel)) {
 		if (copy_to_user(buf + done, &event, sizeof(event)))
@@ -251,10 +251,10 @@ ssize_t sivshm_event_read(struct file *file, char __user *buf, size_t size)
 		return -EINVAL;
 
 	for (;;) {
-		if (mutex_lock_interruptible(&read_lock))
+		if (mutex_lock_interruptible(&readers_lock))
 			return -ERESTARTSYS;
 		r = read_some(buf, size);
-		mutex_unlock(&read_lock);
+		mutex_unlock(&readers_lock);
 		if (r != 0)
 			return r;
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from . import build as builds
 from . import image as images
-from . import paths, qemu
+from . import paths, qemu, rt_kernel
 
 PACKAGE = "linux-source-6.1"
 TARBALL = Path(f"/usr/src/{PACKAGE}.tar.xz")
@@ -126,16 +126,18 @@ class Image(images.Image):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel that the module is tried on."""
+    """A kernel that the module is tried on. *payload* is what it needs besides the base disk."""
     name: str
     image: images.Image
     patience: int = 1
+    payload: Path | None = None
 
     def guest(self, name, append="", **options):
         """A guest that runs it."""
-        debug = self.name != "stock"
+        debug = self.name in RECIPES
         append = f"{BOOT[self.name]} {append}" if debug else append
-        return qemu.Guest(name, self.image, append=append, systemd=not debug, patience=self.patience, **options)
+        return qemu.Guest(name, self.image, append=append, systemd=not debug, patience=self.patience,
+                          payload=self.payload, **options)
 
 
 def query(argv):
@@ -233,9 +235,12 @@ def size_of(folder):
 # what boots it
 
 def kernel(name, image, progress=lambda text: None):
-    """Debian's kernel ("stock") or a debug kernel, and the root that its guests have."""
+    """Debian's kernel ("stock"), its one with PREEMPT_RT or a debug kernel, and the root that its guests have."""
     if name == "stock":
         return Kernel(name, image)
+    if name == "rt":
+        rt = rt_kernel.ensure(image, progress)
+        return Kernel(name, rt, payload=images.make_payload(rt.modules, progress))
     where = ensure(name, progress)
     kver = (where / "build/include/config/kernel.release").read_text().strip()
     light = Image(kver, image.tree, None, where / "bzImage", light_initrd(image.tree), where / "build")
