@@ -81,8 +81,13 @@ def ivi(world):
 
 # the guest of the module's tests, likewise; one for each kernel
 
-# What PREEMPT_RT turns around in the module: interrupts that are threads, spin locks that sleep.
-ON_RT = [f"test_kmod_{name}" for name in ("doorbell", "map", "open", "probe", "realtime", "revoke", "unplug")]
+# What PREEMPT_RT turns around in the module: interrupts with threads, locks that sleep, a gate of another make.
+ON_RT = """
+test_doorbells_both_ways test_wait test_read_and_poll test_vector_wakes_its_channels_only test_storm
+test_open_refusals test_data_both_ways test_foreign_device_is_left_alone test_second_table_is_refused
+test_revoke_while_mapped test_revoke_wakes_sleepers test_revoke_under_load test_draining_wakes_sleepers
+test_unbind_while_in_use
+""".split()
 
 
 def pytest_generate_tests(metafunc):
@@ -95,7 +100,7 @@ def pytest_generate_tests(metafunc):
     marker = metafunc.definition.get_closest_marker("kernels")
     attack_suite = metafunc.definition.path.parent.name == "attack"
     names = marker.args if marker else ["stock"] if attack_suite else ["stock", *debug_kernel.RECIPES]
-    if not marker and metafunc.definition.path.stem in ON_RT:
+    if not marker and metafunc.definition.originalname in ON_RT:
         names = [*names, "rt"]
     params = [pytest.param(name, marks=[pytest.mark.slow] if name == "kcsan" else []) for name in names]
     metafunc.parametrize("kernel", params, indirect=True, scope="session")

@@ -17,18 +17,15 @@ MODULE_PARM_DESC(storm_limit, "Doorbells per second and region that are served b
 #define STORM_HOLD (HZ / 10)
 #define STORM_POLL 1
 
-static void vector_rang(struct sivshm_vector *vector)
+static void wake_listeners(struct sivshm_vector *vector)
 {
 	struct sivshm_listener *listener;
+	unsigned long flags;
 
-	lockdep_assert_held(&vector->bell->lock);
-
-	if (vector->index == 0) {
-		sivshm_channel_scan();
-		return;
-	}
+	spin_lock_irqsave(&vector->bell->lock, flags);
 	list_for_each_entry(listener, &vector->listeners, node)
 		listener->rang(listener);
+	spin_unlock_irqrestore(&vector->bell->lock, flags);
 }
 
 /*
@@ -37,6 +34,8 @@ static void vector_rang(struct sivshm_vector *vector)
  */
 static bool is_storm(struct sivshm_bell *bell)
 {
+	lockdep_assert_held(&bell->guard);
+
 	if (time_after_eq(jiffies, bell->window_start + STORM_WINDOW)) {
 		bell->window_start = jiffies;
 		bell->count = 0;
@@ -48,74 +47,111 @@ static void mask(struct sivshm_vector *vector)
 {
 	struct sivshm_bell *bell = vector->bell;
 
+	lockdep_assert_held(&bell->guard);
+
 	if (bell->stopping || bell->masked & BIT_ULL(vector->index))
 		return;
 	if (bell->masked == 0) {
 		bell->masked_until = jiffies + STORM_HOLD;
-		queue_delayed_work(sivshm_queue, &bell->poll, STORM_POLL);
-		sivshm_event_storm();
+		bell->untold = true;
+		/* Not by a timer: this CPU's may wait for a real-time task too. */
+		queue_delayed_work(sivshm_queue, &bell->poll, 0);
 	}
 	bell->masked |= BIT_ULL(vector->index);
 	disable_irq_nosync(vector->irq);
 }
 
-static irqreturn_t vector_irq(int irq, void *data)
+static irqreturn_t vector_thread(int irq, void *data)
 {
-	struct sivshm_vector *vector = data;
-	unsigned long flags;
-
-	spin_lock_irqsave(&vector->bell->lock, flags);
-	vector_rang(vector);
-	if (is_storm(vector->bell))
-		mask(vector);
-	spin_unlock_irqrestore(&vector->bell->lock, flags);
+	wake_listeners(data);
 	return IRQ_HANDLED;
 }
 
-/* It cannot be known whether a masked vector rang, so all count as rung: waking is always legal. */
-static u64 poll_masked(struct sivshm_bell *bell)
+/*
+ * Wait queues have locks that sleep where PREEMPT_RT is, so there a thread does the waking, and any
+ * task of a higher priority keeps it from running.  The guard must not depend on that: it is here.
+ */
+static irqreturn_t vector_irq(int irq, void *data)
+{
+	struct sivshm_vector *vector = data;
+	struct sivshm_bell *bell = vector->bell;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&bell->guard, flags);
+	if (is_storm(bell))
+		mask(vector);
+	raw_spin_unlock_irqrestore(&bell->guard, flags);
+
+	if (vector->index == 0) {
+		sivshm_channel_scan();
+		return IRQ_HANDLED;
+	}
+	return IS_ENABLED(CONFIG_PREEMPT_RT) ? IRQ_WAKE_THREAD : vector_thread(irq, data);
+}
+
+/* Return: the masked vectors; those to be unmasked are among them. */
+static u64 poll_masked(struct sivshm_bell *bell, u64 *ret_unmask, bool *ret_untold)
 {
 	unsigned long flags;
-	u64 unmask = 0;
+	u64 masked;
 
-	spin_lock_irqsave(&bell->lock, flags);
-	for (unsigned int i = 0; i < bell->n_vectors; i++)
-		if (bell->masked & BIT_ULL(i))
-			vector_rang(&bell->vectors[i]);
+	*ret_unmask = 0;
+	raw_spin_lock_irqsave(&bell->guard, flags);
+	masked = bell->masked;
+	*ret_untold = bell->untold;
+	bell->untold = false;
 	if (bell->stopping) {
 		/* free_irq() does the rest */
 	} else if (time_after_eq(jiffies, bell->masked_until)) {
-		unmask = bell->masked;
+		*ret_unmask = masked;
 		bell->masked = 0;
 		bell->window_start = jiffies;
 		bell->count = 0;
 	} else {
 		queue_delayed_work(sivshm_queue, &bell->poll, STORM_POLL);
 	}
-	spin_unlock_irqrestore(&bell->lock, flags);
-	return unmask;
+	raw_spin_unlock_irqrestore(&bell->guard, flags);
+	return masked;
+}
+
+/* It cannot be known whether a masked vector rang, so all count as rung: waking is always legal. */
+static void poll_vector(struct sivshm_vector *vector)
+{
+	if (vector->index == 0)
+		sivshm_channel_scan();
+	else
+		wake_listeners(vector);
 }
 
 static void poll_work(struct work_struct *work)
 {
 	struct sivshm_bell *bell = container_of(work, struct sivshm_bell, poll.work);
-	u64 unmask = poll_masked(bell);
+	u64 masked, unmask;
+	bool untold;
 
-	for (unsigned int i = 0; i < bell->n_vectors; i++)
+	masked = poll_masked(bell, &unmask, &untold);
+	if (untold)
+		sivshm_event_storm();
+	for (unsigned int i = 0; i < bell->n_vectors; i++) {
+		if (masked & BIT_ULL(i))
+			poll_vector(&bell->vectors[i]);
 		if (unmask & BIT_ULL(i))
 			enable_irq(bell->vectors[i].irq);
+	}
 }
 
 static int vector_start(struct sivshm_bell *bell, unsigned int index)
 {
 	struct sivshm_vector *vector = &bell->vectors[index];
+	bool rt = IS_ENABLED(CONFIG_PREEMPT_RT);
 
 	vector->bell = bell;
 	vector->index = index;
 	vector->irq = pci_irq_vector(bell->pdev, index);
 	snprintf(vector->name, sizeof(vector->name), KBUILD_MODNAME "-%s-%u",
 		 pci_name(bell->pdev) + 5, index);
-	return request_irq(vector->irq, vector_irq, 0, vector->name, vector);
+	return request_threaded_irq(vector->irq, vector_irq, rt && index > 0 ? vector_thread : NULL,
+				    rt ? IRQF_NO_THREAD : 0, vector->name, vector);
 }
 
 /**
@@ -135,6 +171,7 @@ int sivshm_bell_start(struct sivshm_bell *bell, struct pci_dev *pdev, unsigned i
 	bell->n_vectors = n_vectors;
 	bell->window_start = jiffies;
 	spin_lock_init(&bell->lock);
+	raw_spin_lock_init(&bell->guard);
 	INIT_DELAYED_WORK(&bell->poll, poll_work);
 
 	bell->vectors = kcalloc(n_vectors, sizeof(*bell->vectors), GFP_KERNEL);
@@ -171,9 +208,9 @@ void sivshm_bell_stop(struct sivshm_bell *bell)
 {
 	unsigned long flags;
 
-	spin_lock_irqsave(&bell->lock, flags);
+	raw_spin_lock_irqsave(&bell->guard, flags);
 	bell->stopping = true; /* from here on nobody masks or polls anew */
-	spin_unlock_irqrestore(&bell->lock, flags);
+	raw_spin_unlock_irqrestore(&bell->guard, flags);
 	cancel_delayed_work_sync(&bell->poll);
 
 	for (unsigned int i = bell->n_vectors; i-- > 0;)

@@ -26,7 +26,7 @@ struct sivshm_vector {
 
 /**
  * struct sivshm_listener - who is to be woken by a vector
- * @rang: called in interrupt context, under bell->lock
+ * @rang: called under bell->lock, in interrupt context (PREEMPT_RT: of the interrupt's thread)
  */
 struct sivshm_listener {
 	struct list_head node;
@@ -35,11 +35,13 @@ struct sivshm_listener {
 
 /**
  * struct sivshm_bell - all vectors of one device, and their storm guard
- * @lock:         everything below it
+ * @lock:         the vectors' listeners
+ * @guard:        everything below it; taken in hard interrupt context
  * @window_start: jiffies when the present count began
  * @count:        interrupts since then
  * @masked:       bit per vector that is masked
  * @masked_until: jiffies
+ * @untold:       the owner has not been told yet of this storm
  * @stopping:     nothing may be queued any more
  * @poll:         stands in for masked vectors
  */
@@ -48,11 +50,13 @@ struct sivshm_bell {
 	unsigned int n_vectors;
 	struct sivshm_vector *vectors;
 
-	spinlock_t lock; /* everything below */
+	spinlock_t lock;
+	raw_spinlock_t guard; /* everything below */
 	unsigned long window_start;
 	unsigned int count;
 	u64 masked;
 	unsigned long masked_until;
+	bool untold;
 	bool stopping;
 	struct delayed_work poll;
 };
