@@ -11,6 +11,7 @@
  *		--user NAME	become this user when the devices are open
  *		--bus ADDRESS	instead of the system bus
  *		--lock		no page is ever paged out
+ *		--histogram	answers of rtt tell all times, in steps of a 32nd of an octave
  *
  * Orders, one a line; each is answered by one line of JSON, times in nanoseconds:
  *
@@ -28,6 +29,7 @@
 #include <err.h>
 #include <getopt.h>
 #include <grp.h>
+#include <math.h>
 #include <netinet/tcp.h>
 #include <pwd.h>
 #include <stdlib.h>
@@ -68,7 +70,7 @@ struct tally {
 struct ends {
 	const char *as, *to; /* @to: NULL at the listening end */
 	const char *plain_path, *uio_name, *tcp_address, *user, *bus;
-	bool lock;
+	bool lock, histogram;
 	struct plain plain;
 	struct uio uio;
 	int tcp_fd;
@@ -356,6 +358,26 @@ static void add_percentiles(json_t *j, const struct order *o, double tick)
 	}
 }
 
+/* [[lower bound, count], ...]; the times are in order. */
+static json_t *histogram(uint32_t n, double tick)
+{
+	json_t *all = json_array();
+	uint32_t first = 0;
+	double step = 0;
+
+	for (uint32_t i = 0; i <= n; i++) {
+		double next = i < n ? floor(log2((double)times[i] * tick) * 32) : -1;
+
+		if (i > first && next != step) {
+			json_array_append_new(
+				all, json_pack("[fI]", exp2(step / 32), (json_int_t)(i - first)));
+			first = i;
+		}
+		step = next;
+	}
+	return all;
+}
+
 static void report(const struct ends *e, const struct order *o, uint64_t took,
 		   const struct tally *own, const struct tally *other)
 {
@@ -369,6 +391,8 @@ static void report(const struct ends *e, const struct order *o, uint64_t took,
 
 	if (o->op == RTT)
 		add_percentiles(j, o, e->tick);
+	if (o->op == RTT && e->histogram)
+		json_object_set_new(j, "histogram", histogram(o->count, e->tick));
 	print_json(j);
 }
 
@@ -579,13 +603,10 @@ static void open_all(struct ends *e)
 static void parse(int argc, char **argv, struct ends *e)
 {
 	static const struct option options[] = {
-		{"plain", required_argument, NULL, 'p'},
-		{"uio", required_argument, NULL, 'u'},
-		{"tcp", required_argument, NULL, 't'},
-		{"user", required_argument, NULL, 'U'},
-		{"lock", no_argument, NULL, 'l'},
-		{"bus", required_argument, NULL, 'b'},
-		{},
+		{"plain", required_argument, NULL, 'p'}, {"uio", required_argument, NULL, 'u'},
+		{"tcp", required_argument, NULL, 't'},	 {"user", required_argument, NULL, 'U'},
+		{"lock", no_argument, NULL, 'l'},	 {"bus", required_argument, NULL, 'b'},
+		{"histogram", no_argument, NULL, 'h'},	 {},
 	};
 	int o;
 
@@ -608,6 +629,9 @@ static void parse(int argc, char **argv, struct ends *e)
 			break;
 		case 'l':
 			e->lock = true;
+			break;
+		case 'h':
+			e->histogram = true;
 			break;
 		default:
 			exit(2);
