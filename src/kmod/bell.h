@@ -50,7 +50,7 @@ struct sivshm_bell {
 	unsigned int n_vectors;
 	struct sivshm_vector *vectors;
 
-	spinlock_t lock;
+	spinlock_t lock;      /* listeners */
 	raw_spinlock_t guard; /* everything below */
 	unsigned long window_start;
 	unsigned int count;
