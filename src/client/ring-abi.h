@@ -49,6 +49,7 @@
  *            read of the data; loaded with acquire before the space is written again.
  * @want_data:  the owner sleeps until the peer's @producer reaches this index
  * @want_space: the owner sleeps until the peer's @consumer reaches this index
+ * @rung:     the owner's kernel counts the doorbells here that it rings; programs leave it alone
  *
  * Waiting, as virtio's event index: before it sleeps the owner stores the peer's index it has seen
  * last, plus one, here, issues a full barrier, looks at the peer's index once more and only then
@@ -69,7 +70,8 @@ struct sivshm_control {
 	uint64_t want_data;
 	uint64_t want_space;
 	uint8_t pad3[112];
-	uint8_t reserved[3584];
+	uint32_t rung;
+	uint8_t reserved[3580];
 };
 
 struct sivshm_record {
@@ -78,6 +80,7 @@ struct sivshm_record {
 };
 
 _Static_assert(sizeof(struct sivshm_control) == SIVSHM_CONTROL_SIZE, "one page");
+_Static_assert(__builtin_offsetof(struct sivshm_control, rung) == 512, "SIVSHM_RUNG_OFFSET");
 _Static_assert(sizeof(struct sivshm_record) == SIVSHM_RECORD_HEADER_SIZE, "record header");
 
 #endif

@@ -31,10 +31,46 @@ unsigned int sivshm_channel_count(void)
 	return n_channels;
 }
 
+/* The word is in memory that the holder writes too, so what it was is kept here. */
+static void count_ring(struct sivshm_channel *channel)
+{
+	spin_lock(&channel->rung_lock);
+	channel->rung = channel->rung == U32_MAX ? 1 : channel->rung + 1;
+	/* what the peer is rung for comes first; two that ring at once come one after the other */
+	virt_store_release(channel->own_rung, cpu_to_le32(channel->rung));
+	spin_unlock(&channel->rung_lock);
+}
+
+/**
+ * sivshm_channel_ring() - wake the peer
+ * @channel: its gate is held, it is not REVOKED
+ */
+void sivshm_channel_ring(struct sivshm_channel *channel)
+{
+	count_ring(channel);
+	sivshm_section_ring(channel->own, channel->terms.peer_id, channel->terms.peer_vector);
+}
+
+/*
+ * Was it this channel that the vector rang for?  The peer counts before it rings, so whoever sees
+ * the old word in an interrupt gets another one.
+ */
+static bool is_meant(struct sivshm_channel *channel)
+{
+	u32 rung = le32_to_cpu(virt_load_acquire(channel->peer_rung));
+
+	if (rung != 0 && rung == channel->heard)
+		return false;
+	channel->heard = rung;
+	return true;
+}
+
 static void listener_rang(struct sivshm_listener *listener)
 {
 	struct sivshm_channel *channel = container_of(listener, struct sivshm_channel, listener);
 
+	if (!is_meant(channel))
+		return;
 	atomic64_inc(&channel->rings);
 	wake_up_interruptible_poll(&channel->wait, EPOLLIN | EPOLLRDNORM);
 }
@@ -192,6 +228,7 @@ static struct sivshm_channel *channel_new(const struct sivshm_open *open,
 	channel->state = state;
 	channel->listener.rang = listener_rang;
 	init_rwsem(&channel->gate);
+	spin_lock_init(&channel->rung_lock);
 	init_waitqueue_head(&channel->wait);
 	sivshm_mailbox_init(&channel->mailbox);
 	return channel;
@@ -242,6 +279,9 @@ static int attach_sections(struct sivshm_channel *channel)
 		return -ENXIO;
 	view_init(&channel->tx, SIVSHM_TX_OFFSET, &channel->own->device.bar, &terms->tx);
 	view_init(&channel->rx, SIVSHM_RX_OFFSET, &channel->peer->device.bar, &terms->rx);
+	channel->own_rung = channel->own->device.bar.base + terms->tx.offset + SIVSHM_RUNG_OFFSET;
+	channel->peer_rung = channel->peer->device.bar.base + terms->rx.offset + SIVSHM_RUNG_OFFSET;
+	channel->heard = le32_to_cpu(READ_ONCE(*channel->peer_rung));
 	return 0;
 }
 
@@ -264,6 +304,7 @@ static int publish(struct sivshm_channel *channel)
 	}
 
 	n_channels++;
+	count_ring(channel); /* from now on this side counts */
 	sivshm_bell_join(&channel->own->bell, channel->terms.local_vector, &channel->listener);
 	if (channel->state == SIVSHM_GRANT_DRAINING)
 		sivshm_mailbox_post(&channel->mailbox, SIVSHM_EVENT_DRAINING);

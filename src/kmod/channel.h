@@ -6,6 +6,7 @@
 #include <linux/atomic.h>
 #include <linux/fs.h>
 #include <linux/rwsem.h>
+#include <linux/spinlock.h>
 #include <linux/uidgid.h>
 #include <linux/wait.h>
 
@@ -38,6 +39,9 @@ struct sivshm_view {
  * @page:     what TX shows after a revocation
  * @n_maps:   mappings there are, parts of split ones counted each
  * @used:     the holder has the fd
+ * @own_rung, @peer_rung: in the windows, see SIVSHM_RUNG_OFFSET; not to be used once REVOKED
+ * @rung:     what @own_rung was last set to; rung_lock
+ * @heard:    what @peer_rung was at the last interrupt; bell->lock
  * @rings:    doorbells nobody has been told of
  * @wait:     of pollers, readers
  */
@@ -58,6 +62,12 @@ struct sivshm_channel {
 	struct page *page;
 	atomic_t n_maps;
 	bool used;
+
+	__le32 *own_rung;
+	const __le32 *peer_rung;
+	spinlock_t rung_lock;
+	u32 rung;
+	u32 heard;
 
 	struct sivshm_listener listener;
 	atomic64_t rings;
@@ -88,6 +98,9 @@ void sivshm_channel_orphan_all(void);
 void sivshm_channel_released(struct sivshm_channel *channel);
 void sivshm_channel_forget(struct sivshm_channel *channel);
 void sivshm_channel_forget_all(void);
+
+/* channel.c, gate held and not REVOKED */
+void sivshm_channel_ring(struct sivshm_channel *channel);
 
 /* channel.c, any context */
 void sivshm_channel_scan(void);

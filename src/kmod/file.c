@@ -144,8 +144,7 @@ static int ioctl_notify(struct sivshm_channel *channel)
 	else if (channel->state == SIVSHM_GRANT_DRAINING)
 		r = -EPIPE;
 	else
-		sivshm_section_ring(channel->own, channel->terms.peer_id,
-				    channel->terms.peer_vector);
+		sivshm_channel_ring(channel);
 	up_read(&channel->gate);
 	return r;
 }

@@ -2,6 +2,7 @@
 """Doorbells: sleeping, waking, and a peer that rings without end."""
 
 import os
+import struct
 import threading
 import time
 
@@ -94,6 +95,57 @@ def test_vector_wakes_its_channels_only(k):
     assert one.read() == 1
     k.host.ring(k.vm, 2)
     assert one.poll(100) == 0
+
+
+RUNG = 512  # SIVSHM_RUNG_OFFSET
+
+
+def test_doorbell_wakes_the_one_it_is_for(k):
+    """Two channels of one vector: the peer's kernel says which it rings for. One that does not count wakes both."""
+    one, two = k.channel(0), k.channel(1)
+
+    def ring(**counts):
+        for name, count in counts.items():
+            k.other.section.write({"one": one, "two": two}[name].offset + RUNG, struct.pack("<I", count))
+        k.host.ring(k.vm, 1)
+        if counts:
+            (one if "one" in counts else two).poll(5000)
+        else:
+            time.sleep(0.2)
+        woken = [name for name, channel in (("one", one), ("two", two)) if channel.poll()]
+        for channel in (one, two):
+            channel.read() if channel.poll() else None
+        return woken
+
+    try:
+        assert ring(one=1, two=1) == ["one", "two"]
+        assert ring(two=2) == ["two"]
+        assert ring(one=2) == ["one"]
+        assert ring() == []
+        assert ring(one=0xffffffff) == ["one"]
+        assert ring(one=1) == ["one"]
+        assert ring(two=0) == ["two"]
+        assert ring(one=2) == ["one", "two"]
+    finally:
+        for channel in (one, two):
+            k.other.section.write(channel.offset + RUNG, bytes(4))
+
+
+def test_doorbells_are_counted(k):
+    """In the own window, from the opening on, and whatever the holder writes there."""
+    channel = k.channel(0, peer_vector=2)
+    tx = channel.map_tx()
+
+    def count():
+        return struct.unpack("<I", k.member.section.read(channel.offset + RUNG, 4))[0]
+
+    assert count() == 1
+    channel.notify()
+    assert k.host.rang("ivi", 2, timeout=5) == 1 and count() == 2
+    channel.worker.poke(tx + RUNG, struct.pack("<I", 0))
+    assert count() == 0
+    channel.notify()
+    assert k.host.rang("ivi", 2, timeout=5) == 1 and count() == 3
 
 
 # A hostile peer

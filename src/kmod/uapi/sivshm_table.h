@@ -43,6 +43,7 @@
 #define SIVSHM_MIN_RING_SIZE SIVSHM_PAGE_SIZE
 #define SIVSHM_MAX_RING_SIZE (1ULL << 30)
 #define SIVSHM_MAX_VECTORS 64
+#define SIVSHM_RUNG_OFFSET 512 /* in a window, see struct sivshm_grant */
 #define SIVSHM_MAX_PEER_ID 0xffff
 
 /* sivshm_section_desc.flags */
@@ -151,6 +152,13 @@ enum sivshm_grant_state {
  * @flags:      SIVSHM_GRANT_*; for people and for a host daemon that starts again, no right
  *              depends on it
  * @opened:     when it was granted, microseconds since the epoch, host's clock
+ *
+ * A vector is shared by many channels.  So that only the one that was meant wakes up, the kernel of
+ * the side that rings counts: at SIVSHM_RUNG_OFFSET of its own window, in the control page, is a
+ * __le32 that is 1 when it has opened the channel and changes, never to 0, before each doorbell.  The
+ * other kernel wakes its channel if the word is not what it was at the last interrupt, or is 0: then
+ * nobody counts.  It is a hint about one channel, which the program that maps the window can spoil
+ * for its own peer as well as by never ringing, or always.
  *
  * The writer stores a new @generation, then the fields, while the entry is FREE, then @state; each
  * step with release semantics.  A reader loads @generation, then @state, each with acquire, copies,
