@@ -56,7 +56,9 @@ class World:
     plain_size = 1 << 20
 
     def __init__(self, destdir, image, *, log_dir=None, keep=False, progress=lambda text: None,
-                 extra_args=None, machine="q35"):
+                 extra_args=None, machine="q35", overlay=None):
+        """overlay: a folder with host, rtos or ivi in it, whose files replace the example's."""
+        self.overlay = Path(overlay) if overlay else None
         self.destdir, self.image, self.log_dir, self.keep = Path(destdir), image, log_dir, keep
         self.progress, self.extra_args, self.machine = progress, extra_args or {}, machine
         self.guests = {}
@@ -105,12 +107,17 @@ class World:
     def start_host(self):
         began = time.monotonic()
         self.host = self.stack.enter_context(hosts.Nspawn(
-            "host", self.image, payload=[EXAMPLE / "host", self.destdir], binds={RUNTIME: RUNTIME},
+            "host", self.image, payload=[*self.configuration("host"), self.destdir], binds={RUNTIME: RUNTIME},
             log_dir=self.log_dir))
         self.host.run("systemctl enable --now sivshm-cad", check=True)
         self.bus = HostBus(self.host.leader)
         self.stack.callback(self.bus.close)
         self.progress(f"host: sivshm-cad.service is up after {time.monotonic() - began:.1f} s")
+
+    def configuration(self, name):
+        """Folders with the files of one machine, the first on top."""
+        layers = [self.overlay / name] if self.overlay and (self.overlay / name).is_dir() else []
+        return [*layers, EXAMPLE / name]
 
     def make_plain(self):
         """What users have today, for comparison: one piece of memory that both guests write."""
@@ -132,7 +139,7 @@ class World:
         return shlex.split(self.host.run(["sivshmctl", "qemu-args", vm], check=True)[1])
 
     def make_guest(self, vm):
-        payloads = [images.make_payload(EXAMPLE / vm), images.make_payload(self.destdir)]
+        payloads = [images.make_payload(folder) for folder in [*self.configuration(vm), self.destdir]]
         args = self.qemu_args(vm) + self.plain_args() + self.extra_args.get(vm, [])
         return qemu.Guest(vm, self.image, payload=payloads, uid=UIDS[vm], gid=UIDS[vm], args=args,
                           log_dir=self.log_dir, keep=self.keep, machine=self.machine)
