@@ -6,6 +6,7 @@ import time
 import pytest
 
 from lab import story
+from lab.world import enable_at_boot
 
 
 def messages(world):
@@ -127,6 +128,21 @@ def test_guest_reset(world, stream):
     world.wait_channels(0)
     with story.echo(world):
         story.connect_many(world, 2)
+
+
+@pytest.mark.parametrize("target", [None, "multi-user.target"], ids=["enabled", "wanted"])
+def test_started_by_the_boot(world, tmp_path, target):
+    """By the port's device, as when enabled; and by something that wants it before any driver was looked for."""
+    enable_at_boot(tmp_path / "ivi", target)
+    world.overlay = tmp_path
+    try:
+        world.replace_guest("ivi", start=False)
+        world.wait_connected(world.ivi)
+    finally:
+        world.overlay = None
+    with story.echo(world):
+        story.connect_many(world, 2)
+    world.wait_channels(0)
 
 
 def test_qemu_killed(world, stream, figures):

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import subprocess
 import threading
@@ -25,6 +26,15 @@ UIDS = {"rtos": 61001, "ivi": 61002}
 PCI_SLOT, SECTION_SIZE = 0x10, 16 << 20  # PciSlot= and SectionSize= of the example
 PLAIN_SLOT = "0x1e"
 CA_NAME, CA_PATH, CA_INTERFACE = "org.sivshm.ca1", "/org/sivshm/ca1", "org.sivshm.ca1.Manager"
+
+
+def enable_at_boot(folder, target=None):
+    """What `systemctl enable sivshmd` writes, for a payload; by another unit than WantedBy= says if *target* is given."""
+    unit = (paths.ROOT / "units/sivshmd.service").read_text()
+    target = target or re.search(r"^WantedBy=(\S+)$", unit, re.M)[1]
+    wants = Path(folder) / "etc/systemd/system" / f"{target}.wants"
+    wants.mkdir(parents=True)
+    (wants / "sivshmd.service").symlink_to("/usr/lib/systemd/system/sivshmd.service")
 
 
 class HostBus:
@@ -156,12 +166,13 @@ class World:
         guest.run("systemctl enable --now sivshmd || { journalctl -b --no-pager -u sivshmd; exit 1; }", check=True)
         self.wait_connected(guest)
 
-    def replace_guest(self, vm):
-        """A new QEMU for a VM whose old one is dead."""
+    def replace_guest(self, vm, start=True):
+        """A new QEMU for a VM, whose old one ends; start: the daemon too, by hand."""
         self.guests[vm].close()
         self.guests[vm] = self.make_guest(vm)
         self.stack.enter_context(self.guests[vm]).wait_up()
-        self.start_daemon(self.guests[vm])
+        if start:
+            self.start_daemon(self.guests[vm])
 
     def each(self, action):
         """Does the same in both guests at once; an error in one is an error here."""
