@@ -37,7 +37,7 @@ static void count_ring(struct sivshm_channel *channel)
 	spin_lock(&channel->rung_lock);
 	channel->rung = channel->rung == U32_MAX ? 1 : channel->rung + 1;
 	/* what the peer is rung for comes first; two that ring at once come one after the other */
-	virt_store_release(channel->own_rung, cpu_to_le32(channel->rung));
+	smp_store_release(channel->own_rung, cpu_to_le32(channel->rung));
 	spin_unlock(&channel->rung_lock);
 }
 
@@ -57,7 +57,7 @@ void sivshm_channel_ring(struct sivshm_channel *channel)
  */
 static bool is_meant(struct sivshm_channel *channel)
 {
-	u32 rung = le32_to_cpu(virt_load_acquire(channel->peer_rung));
+	u32 rung = le32_to_cpu(smp_load_acquire(channel->peer_rung));
 
 	if (rung != 0 && rung == channel->heard)
 		return false;

@@ -19,6 +19,8 @@ WINDOW = {"magic": "sivshm_control", "closed": "sivshm_control", "producer": "si
           "consumer": "sivshm_control", "want_data": "sivshm_control", "want_space": "sivshm_control"}
 TABLE = {"magic": "sivshm_table_header", "epoch": "sivshm_table_header", "state": "sivshm_grant",
          "generation": "sivshm_grant"}
+# pointers to a word
+POINTERS = {"own_rung": "sivshm_control.rung", "peer_rung": "sivshm_control.rung"}
 FOLDERS = {"client": WINDOW, "kmod": TABLE, "sivshm-cad": TABLE}
 # the accessors themselves: what they are used for is told where they are used
 ACCESSORS = {"ring_load32", "ring_load64", "ring_store32", "ring_store64", "ring_full_barrier"}
@@ -80,6 +82,8 @@ def word_of(file, expression):
     if "record" in expression:
         return "sivshm_record.length"
     field = re.search(r"(\w+)$", expression)[1]
+    if field in POINTERS:
+        return POINTERS[field]
     struct = FOLDERS.get(file.split("/")[1], {}).get(field)
     return f"{struct}.{field}" if struct else None
 
