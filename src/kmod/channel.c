@@ -57,7 +57,10 @@ void sivshm_channel_ring(struct sivshm_channel *channel)
  */
 static bool is_meant(struct sivshm_channel *channel)
 {
-	u32 rung = le32_to_cpu(smp_load_acquire(channel->peer_rung));
+	u32 rung;
+
+	/* with the peer's release: who is woken for it sees what it was rung for */
+	rung = le32_to_cpu(smp_load_acquire(channel->peer_rung));
 
 	if (rung != 0 && rung == channel->heard)
 		return false;

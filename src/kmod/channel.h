@@ -65,7 +65,7 @@ struct sivshm_channel {
 
 	__le32 *own_rung;
 	const __le32 *peer_rung;
-	spinlock_t rung_lock;
+	spinlock_t rung_lock; /* rung */
 	u32 rung;
 	u32 heard;
 

@@ -153,12 +153,12 @@ enum sivshm_grant_state {
  *              depends on it
  * @opened:     when it was granted, microseconds since the epoch, host's clock
  *
- * A vector is shared by many channels.  So that only the one that was meant wakes up, the kernel of
- * the side that rings counts: at SIVSHM_RUNG_OFFSET of its own window, in the control page, is a
- * __le32 that is 1 when it has opened the channel and changes, never to 0, before each doorbell.  The
- * other kernel wakes its channel if the word is not what it was at the last interrupt, or is 0: then
- * nobody counts.  It is a hint about one channel, which the program that maps the window can spoil
- * for its own peer as well as by never ringing, or always.
+ * A vector is shared by many channels.  So that only the one that was meant wakes up, the kernel
+ * of the side that rings counts: at SIVSHM_RUNG_OFFSET of its own window, in the control page, is a
+ * __le32 that is 1 when it has opened the channel and changes, never to 0, before each doorbell.
+ * The other kernel wakes its channel if the word is not what it was at the last interrupt, or is 0:
+ * then nobody counts.  It is a hint about one channel, which the program that maps the window can
+ * spoil for its own peer as well as by never ringing, or always.
  *
  * The writer stores a new @generation, then the fields, while the entry is FREE, then @state; each
  * step with release semantics.  A reader loads @generation, then @state, each with acquire, copies,
