@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lab import kmod
-from lab.ivshmem_host import REVOKED
+from lab.ivshmem_host import REVOKED, RUNG_OFFSET
 from lab.kmod import POLLERR, POLLHUP, POLLIN
 from lab.puppet import error_of
 
@@ -97,16 +97,13 @@ def test_vector_wakes_its_channels_only(k):
     assert one.poll(100) == 0
 
 
-RUNG = 512  # SIVSHM_RUNG_OFFSET
-
-
 def test_doorbell_wakes_the_one_it_is_for(k):
     """Two channels of one vector: the peer's kernel says which it rings for. One that does not count wakes both."""
     one, two = k.channel(0), k.channel(1)
 
     def ring(**counts):
         for name, count in counts.items():
-            k.other.section.write({"one": one, "two": two}[name].offset + RUNG, struct.pack("<I", count))
+            k.other.section.write({"one": one, "two": two}[name].offset + RUNG_OFFSET, struct.pack("<I", count))
         k.host.ring(k.vm, 1)
         if counts:
             (one if "one" in counts else two).poll(5000)
@@ -117,18 +114,14 @@ def test_doorbell_wakes_the_one_it_is_for(k):
             channel.read() if channel.poll() else None
         return woken
 
-    try:
-        assert ring(one=1, two=1) == ["one", "two"]
-        assert ring(two=2) == ["two"]
-        assert ring(one=2) == ["one"]
-        assert ring() == []
-        assert ring(one=0xffffffff) == ["one"]
-        assert ring(one=1) == ["one"]
-        assert ring(two=0) == ["two"]
-        assert ring(one=2) == ["one", "two"]
-    finally:
-        for channel in (one, two):
-            k.other.section.write(channel.offset + RUNG, bytes(4))
+    assert ring(one=1, two=1) == ["one", "two"]
+    assert ring(two=2) == ["two"]
+    assert ring(one=2) == ["one"]
+    assert ring() == []
+    assert ring(one=0xffffffff) == ["one"]
+    assert ring(one=1) == ["one"]
+    assert ring(two=0) == ["two"]
+    assert ring(one=2) == ["one", "two"]
 
 
 def test_doorbells_are_counted(k):
@@ -137,12 +130,12 @@ def test_doorbells_are_counted(k):
     tx = channel.map_tx()
 
     def count():
-        return struct.unpack("<I", k.member.section.read(channel.offset + RUNG, 4))[0]
+        return struct.unpack("<I", k.member.section.read(channel.offset + RUNG_OFFSET, 4))[0]
 
     assert count() == 1
     channel.notify()
     assert k.host.rang("ivi", 2, timeout=5) == 1 and count() == 2
-    channel.worker.poke(tx + RUNG, struct.pack("<I", 0))
+    channel.worker.poke(tx + RUNG_OFFSET, struct.pack("<I", 0))
     assert count() == 0
     channel.notify()
     assert k.host.rang("ivi", 2, timeout=5) == 1 and count() == 3

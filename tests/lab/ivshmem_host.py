@@ -33,6 +33,7 @@ PLACE = struct.Struct("<IIIIQII32s48s")
 GRANT = struct.Struct("<II16sIIIIQQQQ56s48s56sIIQ8x")
 SECTION_HEADER = struct.Struct("<QIIQ")
 EPOCH_OFFSET = 24
+RUNG_OFFSET = 512  # in a window
 assert (HEADER.size, PLACE.size, GRANT.size) == (128, 112, 256)
 
 TABLE_ADDR, OWN_ADDR = 0x10, 0x11
@@ -226,6 +227,9 @@ class IvshmemHost:
                       local_service=b"sensor", peer_vm=peer.name.encode(), peer_service=b"dashboard",
                       flags=0, reserved=0, opened=0)
         values.update(fields)
+        for section, start in ((member.section, values["tx_offset"]), (peer.section, values["rx_offset"])):
+            if start + PAGE <= section.size:
+                section.write(start + RUNG_OFFSET, bytes(4))  # no kernel counts in there now; hosts zero all
         member.table.write(self.grant_offset(slot), GRANT.pack(*values.values()))
         self.set_state(vm, slot, state)
         return values["generation"]
