@@ -96,7 +96,7 @@ def sleep(bench, world):
                           f"p99 {found['p99']['median']}")
     bench.table("rtt_sleep", times)
     bench.table("rtt_sleep_ratio", ratios)
-    for mode, name in (("sleep", "rtt_sleep_ratio"), ("default", "rtt_default_ratio")):
+    for mode, name in (("paced", "rtt_sleep_ratio"), ("sleep", "rtt_sleep_nospin_ratio"), ("default", "rtt_default_ratio")):
         key = next(r for r in ratios if (r["mode"], r["against"], r["size"]) == (mode, "uio", KEY_SIZE))
         bench.figure(name, {"p50": key["p50"], "p99": key["p99"]})
 

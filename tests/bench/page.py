@@ -43,7 +43,8 @@ def aims_text(result):
     for aim in aims.AIMS:
         value = aims.value_at(result, aim.key)
         verdict = "not measured" if value is None else "met" if aim.met(value) else "**missed**"
-        rows.append((f"`{aim.key}`", aim.text, f"{aim.sign} {aim.bound:g}", "–" if value is None else value, verdict))
+        text = aim.text + (f" ({aim.missed})" if aim.missed else "")
+        rows.append((f"`{aim.key}`", text, f"{aim.sign} {aim.bound:g}", "–" if value is None else value, verdict))
     return grid(["figure", "what", "aim", "measured", ""], rows)
 
 

@@ -103,8 +103,46 @@ def bandwidth_ratio(rows):
     return plot
 
 
+def handshake_steps(rows):
+    """The connecting end's steps, one on top of the other."""
+    rows = [r for r in rows if r["end"] == "connecting"]
+    kinds = ["cold", "warm"]
+    names = list(dict.fromkeys(r["step"] for r in rows))
+    plot = Plot("Connect between emulated guests, means of the connecting end's steps", "milliseconds")
+    plot.setup += ["set style data histograms", "set style histogram rowstacked", "set boxwidth 0.5",
+                   "set key outside right invert", "set xrange [-0.7:1.7]"]
+    for i, name in enumerate(names):
+        mean = {r["kind"]: r["mean_ms"] for r in rows if r["step"] == name}
+        plot.add(name, [(f'"{kind}"', mean.get(kind, 0)) for kind in kinds], "histograms", "2:xtic(1)")
+    return plot
+
+
+def by_channels(rows, title, ylabel):
+    plot = Plot(title, ylabel, xlabel="channels open")
+    plot.setup += ["set logscale x 2", "set yrange [0:*]", f"set xtics ({', '.join(str(r['channels']) for r in rows)})"]
+    for key in ("p50", "p99"):
+        plot.add(key, [(r["channels"], r[key]) for r in rows])
+    return plot
+
+
+def channels_handshake_ms(rows):
+    return by_channels(rows, "One more channel, D-Bus call to fd, warm", "milliseconds")
+
+
+def channels_wakeup_us(rows):
+    return by_channels(rows, "Round trip to a receiver that sleeps", "microseconds")
+
+
+def native_rtt(rows):
+    plot = Plot("Round trip between two native processes, p50", "nanoseconds", sizes=True, logy=True)
+    for kind in dict.fromkeys(r["kind"] for r in rows):
+        plot.add(kind, [(r["size"], r["ns"]) for r in rows if r["kind"] == kind])
+    return plot
+
+
 # plot, and the table that it is made of: its own name
-PLOTS = [rtt_poll, rtt_poll_ratio, rtt_sleep, bandwidth, (bandwidth_ratio, "bandwidth")]
+PLOTS = [rtt_poll, rtt_poll_ratio, rtt_sleep, bandwidth, (bandwidth_ratio, "bandwidth"), handshake_steps,
+         channels_handshake_ms, channels_wakeup_us, native_rtt]
 
 
 def draw(result, folder, kinds=tuple(TERMINALS)):

@@ -90,7 +90,8 @@ def verdicts(bench):
             continue
         met = aim.met(value)
         missed += not met
-        print(f"{'ok    ' if met else 'MISSED'} {aim.key} = {value} (aim {aim.sign} {aim.bound}): {aim.text}")
+        print(f"{'ok    ' if met else 'MISSED'} {aim.key} = {value} (aim {aim.sign} {aim.bound}): {aim.text}"
+              + (f"; {aim.missed}" if aim.missed and not met else ""))
     return missed
 
 
