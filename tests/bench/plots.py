@@ -112,7 +112,7 @@ def handshake_steps(rows):
     plot.setup += ["set style data histograms", "set style histogram rowstacked", "set boxwidth 0.5",
                    "set key outside right invert", "set xrange [-0.7:1.7]"]
     for i, name in enumerate(names):
-        mean = {r["kind"]: r["mean_ms"] for r in rows if r["step"] == name}
+        mean = {r["kind"]: r["mean"] for r in rows if r["step"] == name}
         plot.add(name, [(f'"{kind}"', mean.get(kind, 0)) for kind in kinds], "histograms", "2:xtic(1)")
     return plot
 
