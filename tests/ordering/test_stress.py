@@ -17,8 +17,8 @@ PATIENCE = ["--patience", 1000]  # where a wake-up is lost on purpose
 
 IO = "src/client/io.c"
 # received and given back the other way round
-EARLY_RELEASE = Edit(IO, "	if (n)\n		memcpy(data, message, (size_t)n);\n	r = sivshm_release(c);",
-                     "	r = sivshm_release(c);\n	if (n)\n		memcpy(data, message, (size_t)n);")
+EARLY_RELEASE = Edit(IO, "	if (n)\n		memcpy(data, message, (size_t)n);\n	r = release(c);",
+                     "	r = release(c);\n	if (n)\n		memcpy(data, message, (size_t)n);")
 # {name: (edits, schedules that show it)}
 RACES = {
     **{name: (ordering.WEAKER[name], schedule) for name, schedule in [
