@@ -65,7 +65,7 @@ def poll(bench, world):
     for size in RTT_SIZES:
         rounds = max(1000, min(5000, (20 << 20) // size))
         cases = {kind: f"rtt {kind} poll {size} {rounds}" for kind in ("sivshm", "plain")}
-        turns = Turns(world, RTT_RING, cases, bench.pick(30, 150))
+        turns = Turns(world, RTT_RING, cases, bench.pick(60 if size <= 4096 else 30, 200))
         found = turns.ratios("sivshm", "plain", ("p50", "p99", "p999"))
         times += [times_row(turns[kind], kind=kind, size=size) for kind in cases]
         ratios.append(ratio_row(found, size=size))
@@ -108,7 +108,7 @@ def bandwidth(bench, world):
         count = max(16, min(20000, (24 << 20) // size))
         cases = {f"{kind} {how} {op}": f"{op} {kind} poll {how} {size} {count}" for op in ("stream", "both")
                  for kind, how in (("sivshm", "copy"), ("plain", "copy"), ("sivshm", "zero"), ("plain", "touch"))}
-        turns = Turns(world, STREAM_RING, cases, bench.pick(9, 40))
+        turns = Turns(world, STREAM_RING, cases, bench.pick(30 if size <= 16384 else 16, 60))
         for op in ("stream", "both"):
             copy = turns.rates(f"sivshm copy {op}", f"plain copy {op}")
             zero = turns.rates(f"sivshm zero {op}", f"plain touch {op}")

@@ -342,20 +342,33 @@ static int compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/* The mean of those from @low to @high: a clock that counts in steps has only steps for
+ * percentiles. */
+static double middle(uint32_t n, double low, double high)
+{
+	size_t first = (size_t)((double)(n - 1) * low), last = (size_t)((double)(n - 1) * high);
+	double sum = 0;
+
+	for (size_t i = first; i <= last; i++)
+		sum += (double)times[i];
+	return sum / (double)(last - first + 1);
+}
+
 static void add_percentiles(json_t *j, const struct order *o, double tick)
 {
 	static const struct {
 		const char *name;
-		double part;
-	} wanted[] = {{"min", 0},     {"p50", .5},	{"p99", .99},
-		      {"p999", .999}, {"p9999", .9999}, {"max", 1}};
+		double low, high;
+	} wanted[] = {
+		{"min", 0, 0},	      {"p50", .45, .55},       {"p99", .989, .991},
+		{"p999", .999, .999}, {"p9999", .9999, .9999}, {"max", 1, 1},
+	};
 
 	qsort(times, o->count, sizeof(*times), compare);
-	for (size_t i = 0; i < sizeof(wanted) / sizeof(*wanted); i++) {
-		double t = (double)times[(size_t)((double)(o->count - 1) * wanted[i].part)];
-
-		json_object_set_new(j, wanted[i].name, json_real(t * tick));
-	}
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(*wanted); i++)
+		json_object_set_new(
+			j, wanted[i].name,
+			json_real(middle(o->count, wanted[i].low, wanted[i].high) * tick));
 }
 
 /* [[lower bound, count], ...]; the times are in order. */
