@@ -93,10 +93,7 @@ def report(bench, pairs):
 
 def run(bench):
     overlays, pairs = make_overlays(bench), []
-    bench.end_shared()
-    world = BootWorld(bench.destdir(), bench.image(), log_dir=bench.folder.parent / "logs", progress=bench.say,
-                      overlay=overlays[False])
-    with world:
+    with bench.world(BootWorld, overlay=overlays[False]) as world:
         for i in range(bench.pick(4, 8)):
             pairs.append(world.boot_pair(overlays, ("rtos", "ivi")[i % 2]))
             bench.say(f"pair {i + 1}: {pairs[-1]}")

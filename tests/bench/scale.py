@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What one channel costs when there are many: handshake, wake-up, memory."""
 
-import contextlib
 import json
 import re
 import shutil
@@ -11,11 +10,15 @@ import time
 from lab import story
 
 from . import stats
+from .datapath import PAUSE_SLEEP_US, SLEEP_ROUNDS, Turns, times_row
+from .guests import BenchWorld
 
 TITLE = "1, 16, 256 and 1024 channels open: handshake, wake-up, memory"
 COUNTS = [1, 16, 256, 1024]
 SLOTS = 1100
 MANY = f"{story.TESTS}/many"
+RING = 65536
+WAKES = 100
 
 # Laid over the example: the channels that sleep are camera's with recorder, the measured ones sensor's with
 # dashboard, so that other processes hold them. 64 vectors: as many as there can be.
@@ -164,17 +167,17 @@ def cpu_us(reports):
     return sum(report["cpu_us"] for report in reports)
 
 
-def wake(world, crowd, rounds):
-    """Round trips with both ends asleep, and what they cost those that sleep on other channels."""
-    before = crowd.reports()
-    pid = world.rtos.run_bg(story.as_user("sensor", MANY, "wake", "sensor", "ivi/dashboard", str(rounds)))
-    channel = story.running_channel(world)
-    rc, out, err = world.rtos.wait(pid, 60 + rounds / 20)
+def wake(world, crowd):
+    """What round trips on one channel cost those that sleep on others."""
+    with story.echo(world):
+        before = crowd.reports()
+        pid = world.rtos.run_bg(story.as_user("sensor", MANY, "wake", "sensor", "ivi/dashboard", str(WAKES)))
+        channel = story.running_channel(world)
+        rc, _, err = world.rtos.wait(pid, 60)
+        after = crowd.reports()
     if rc:
         raise RuntimeError(f"many wake: exit {rc}: {err}")
-    after = crowd.reports()
-    out = json.loads(out)
-    facts = {"us": [ns / 1000 for ns in out["ns"]]}
+    facts = {}
     for name, side, slot in (("rtos", 0, channel["from_slot"]), ("ivi", 1, channel["to_slot"])):
         same, other = spurious_by_vector(before[side], after[side], slot)
         facts[f"{name} neighbours woken"] = same
@@ -190,40 +193,59 @@ def daemon_us(world):
     return {name: int(run(read.format(name.split()[0]), check=True)[1]) / 1000 for name, run in runs.items()}
 
 
+def handshakes(world, rounds):
+    """Times of D-Bus call to fd, and of other work in turns with them; CPU time of the daemons for each."""
+    with story.echo(world):
+        before = daemon_us(world)
+        rc, out, err = world.rtos.run(story.as_user("sensor", MANY, "handshake", "sensor", "ivi/dashboard", str(rounds)),
+                                      timeout=60 + 2 * rounds)
+        after = daemon_us(world)
+    if rc:
+        raise RuntimeError(f"many handshake: exit {rc}: {err}")
+    return json.loads(out), {key: (after[key] - before[key]) / (rounds + 1) for key in before}
+
+
 class Point:
-    """All that was measured with so many channels, visit by visit, each in blocks that take turns."""
+    """All that was measured with so many channels, visit by visit."""
 
     def __init__(self):
         self.handshake, self.wakeup, self.memory, self.others, self.cpu = [], [], [], [], []
+        self.ratios = {"handshake": [], "wakeup": []}
 
-    def visit(self, world, crowd, blocks, handshakes, rounds):
-        for _ in range(blocks):
-            before = daemon_us(world)
-            calls = story.connect_many(world, handshakes)["calls"]
-            after = daemon_us(world)
-            self.cpu.append({key: (after[key] - before[key]) / handshakes for key in before})
-            self.handshake.append([call["ms"] for call in calls])
-            facts = wake(world, crowd, rounds)
-            self.wakeup.append(facts.pop("us"))
-            self.others.append(facts)
+    def visit(self, world, crowd, rounds, blocks):
+        times, cpu = handshakes(world, rounds)
+        self.cpu.append(cpu)
+        self.handshake += [ns / 1e6 for ns in times["ns"]]
+        self.ratios["handshake"] += [a / b for a, b in zip(times["ns"], times["control_ns"], strict=True)]
+        turns = Turns(world, RING, {kind: f"rtt {kind} sleep 64 {SLEEP_ROUNDS} {PAUSE_SLEEP_US}"
+                                    for kind in ("sivshm", "uio")}, blocks)
+        self.wakeup += turns["sivshm"]
+        self.ratios["wakeup"] += [a["p50"] / b["p50"] for a, b in zip(turns["sivshm"], turns["uio"], strict=True)]
+        self.others.append(wake(world, crowd))
         self.memory.append(memory(world))
 
-    def quiet(self, what):
-        """The median of the quietest block. What else runs on the machine only ever adds."""
-        return min(stats.percentile(sorted(block), 50) for block in getattr(self, what))
+    def middle(self, what):
+        return statistics.median(self.ratios[what])
 
 
-def time_rows(points, what):
-    return [{"channels": count, **stats.summary([v for block in getattr(point, what) for v in block]),
-             "blocks_p50": " ".join(f"{stats.percentile(sorted(v), 50):.4g}" for v in getattr(point, what)),
-             "quiet_p50": round(point.quiet(what), 3),
-             "ratio": round(point.quiet(what) / points[COUNTS[0]].quiet(what), 3)}
+def ratio_columns(points, count, what):
+    middle = points[count].middle(what)
+    return {"to_control": round(middle, 3), "to_one": round(middle / points[COUNTS[0]].middle(what), 3)}
+
+
+def handshake_rows(points):
+    return [{"channels": count, **stats.summary(point.handshake), **ratio_columns(points, count, "handshake")}
+            for count, point in points.items()]
+
+
+def wakeup_rows(points):
+    return [{**times_row(point.wakeup, channels=count), **ratio_columns(points, count, "wakeup")}
             for count, point in points.items()]
 
 
 def cpu_rows(points):
-    """Microseconds of each daemon for one handshake and its end: the quietest block."""
-    return [{"channels": count, **{key: round(min(block[key] for block in point.cpu)) for key in point.cpu[0]}}
+    """Microseconds of each daemon for one handshake and its end: the quietest visit."""
+    return [{"channels": count, **{key: round(min(visit[key] for visit in point.cpu)) for key in point.cpu[0]}}
             for count, point in points.items()]
 
 
@@ -236,40 +258,37 @@ def memory_rows(points):
                                         / (COUNTS[-1] - COUNTS[0]))} for key in at[COUNTS[0]]]
 
 
-def other_rows(points, rounds):
+def other_rows(points):
     """Per round trip, which rings each guest once."""
-    return [{"channels": count, **{key: round(statistics.median(visit[key] for visit in point.others) / rounds, 3)
+    return [{"channels": count, **{key: round(statistics.median(visit[key] for visit in point.others) / WAKES, 3)
                                    for key in point.others[0]}} for count, point in points.items()]
 
 
-def report(bench, points, rounds):
-    ratios = {what: round(points[COUNTS[-1]].quiet(what) / points[COUNTS[0]].quiet(what), 3)
-              for what in ("handshake", "wakeup")}
-    bench.figure("channels_1024_ratio", ratios)
-    bench.table("channels_handshake_ms", time_rows(points, "handshake"))
-    bench.table("channels_wakeup_us", time_rows(points, "wakeup"))
-    bench.table("channels_cpu_us", cpu_rows(points))
+def report(bench, points):
+    bench.figure("channels_1024_ratio", {what: round(points[COUNTS[-1]].middle(what) / points[COUNTS[0]].middle(what), 3)
+                                         for what in ("handshake", "wakeup")})
+    bench.table("channels_handshake", handshake_rows(points))
+    bench.table("channels_wakeup", wakeup_rows(points))
+    bench.table("channels_cpu", cpu_rows(points))
     bench.table("channels_memory", memory_rows(points))
-    bench.table("channels_others", other_rows(points, rounds))
+    bench.table("channels_others", other_rows(points))
 
 
 def run(bench):
-    blocks, handshakes, rounds = bench.pick(3, 5), bench.pick(12, 30), bench.pick(150, 500)
+    rounds, blocks = bench.pick(25, 100), bench.pick(12, 60)
     order = [*COUNTS, *COUNTS[-2::-1]]  # up and down again: what drifts shows at the first count as well
     if not bench.quick:
         order += order[1:]
     points = {count: Point() for count in COUNTS}
-    with contextlib.ExitStack() as stack:
-        world = stack.enter_context(bench.world(overlay=make_overlay(bench)))
-        stack.enter_context(story.echo(world))
+    with bench.world(BenchWorld, overlay=make_overlay(bench)) as world:
         crowd = Crowd(world)
-        story.connect_many(world, handshakes)  # both ends get their certificates
+        handshakes(world, 5)  # both ends get their certificates
         for count in order:
             crowd.become(count - 1)
             # of the last count there is one visit where the others have two
             times = 2 if count == COUNTS[-1] else 1
-            points[count].visit(world, crowd, times * blocks, handshakes, rounds)
-            bench.say(f"{count} channels: handshake {points[count].quiet('handshake'):.1f} ms, "
-                      f"wake-up {points[count].quiet('wakeup'):.0f} us")
+            points[count].visit(world, crowd, times * rounds, times * blocks)
+            bench.say(f"  {count} channels: " + ", ".join(
+                f"{what} {points[count].middle(what):.3f} times the control" for what in points[count].ratios))
         crowd.become(0)
-    report(bench, points, rounds)
+    report(bench, points)

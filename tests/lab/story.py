@@ -230,7 +230,7 @@ def bench_data(world, orders, options, ready, prefix=(), timeout=600):
     ready    whether the listening end can be reached
     prefix   before the command
     """
-    program = ["/usr/bin/env", PLAIN_COPIES, f"{TESTS}/bench-data"]
+    program, others = ["/usr/bin/env", PLAIN_COPIES, f"{TESTS}/bench-data"], len(world.channels())
     listener = world.ivi.run_bg([*prefix, *program, "listen", "dashboard", *options(world.ivi), "--user", "dashboard"])
     world.wait_until(ready, "bench-data listens", 30)
     pid = world.rtos.run_bg([*prefix, *program, "connect", "sensor", "ivi/dashboard", *options(world.rtos),
@@ -239,7 +239,7 @@ def bench_data(world, orders, options, ready, prefix=(), timeout=600):
     need(rc == 0, f"bench-data connect: exit {rc}: {err}{out[-500:]}")
     rc, _, err = world.ivi.wait(listener, 30, "bench-data listen")
     need(rc == 0, f"bench-data listen: exit {rc}: {err}")
-    world.wait_channels(0)
+    world.wait_channels(others)
     return [json.loads(line) for line in out.splitlines()]
 
 

@@ -5,14 +5,19 @@
  *	many listen SERVICE REPORT
  *	many connect SERVICE PEER COUNT REPORT
  *	many wake SERVICE PEER ROUNDS
+ *	many handshake SERVICE PEER ROUNDS
  *
  * listen and connect keep every channel they get in one epoll set and sleep there.  At each SIGUSR1
  * they write a line of JSON to the file REPORT: {"channels": how many, "wakeups": times epoll_wait
  * returned for a channel, "spurious": [[slot, times nothing had come on it], ...], "cpu_us": time
- *of this process}; the file appears when all COUNT channels are open.  SIGTERM ends them.
+ * of this process}.  The file appears when all COUNT channels are open.  SIGTERM ends them.
  *
- * wake sends ROUNDS messages through one channel, each after a pause in which both ends have gone
- *to sleep, and prints {"slot": of the channel, "ns": [round trip of each]}.
+ * wake sends ROUNDS messages through one channel and back, each after a pause in which both ends
+ * have gone to sleep.
+ *
+ * handshake opens and closes a channel ROUNDS times, and each time does a piece of work, too, that
+ * has nothing to do with channels (calls of the bus alone, arithmetic): by that it can be told what
+ * else the machine does.  Prints {"ns": [D-Bus call to fd], "control_ns": [that work]}.
  */
 #include <err.h>
 #include <errno.h>
@@ -39,6 +44,9 @@
 #define TIMEOUT_US 30000000ull
 #define EVENTS 64
 #define UNDER_WAY 8
+#define SETTLE_NS 20000000 /* then the end of the last channel is over */
+#define CONTROL_CALLS 20
+#define CONTROL_STEPS 1000000
 #define MAX_CHANNELS SIVSHM_MAX_SLOTS
 
 struct held {
@@ -315,16 +323,13 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
-static uint64_t round_trip(struct sivshm_channel *c)
+static void round_trip(struct sivshm_channel *c)
 {
 	uint8_t message[MESSAGE_SIZE] = {};
-	uint64_t began;
 
 	nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
-	began = now_ns();
 	check(sivshm_send(c, message, sizeof(message), TIMEOUT_US), "send");
 	check(sivshm_recv(c, message, sizeof(message), NULL, TIMEOUT_US), "receive");
-	return now_ns() - began;
 }
 
 static int run_wake(const char *service, const char *peer, unsigned long rounds)
@@ -334,13 +339,91 @@ static int run_wake(const char *service, const char *peer, unsigned long rounds)
 	struct sivshm_channel *c;
 
 	check(sivshm_connect(service, peer, &o, &c), "connect");
-	for (int i = 0; i < 20; i++)
-		round_trip(c);
-	printf("{\"slot\":%u,\"ns\":[", slot_of(c));
 	for (unsigned long i = 0; i < rounds; i++)
-		printf("%s%llu", i ? "," : "", (unsigned long long)round_trip(c));
-	printf("]}\n");
+		round_trip(c);
 	sivshm_close(c);
+	return 0;
+}
+
+static int connect_once(sd_bus *bus, const char *service, const char *peer)
+{
+	sd_bus_error error = SD_BUS_ERROR_NULL;
+	sd_bus_message *reply = NULL;
+	int fd, r;
+
+	r = sd_bus_call_method(bus, "org.sivshm1", "/org/sivshm1", "org.sivshm1.Manager", "Connect",
+			       &error, &reply, "ssa{sv}", service, peer, 1, "RingSize", "t",
+			       (uint64_t)RING_SIZE);
+	if (r < 0)
+		errx(1, "Connect: %s", error.message ? error.message : strerror(-r));
+	r = sd_bus_message_read(reply, "h", &fd);
+	if (r < 0)
+		errx(1, "Connect: no fd in the answer");
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	sd_bus_message_unref(reply);
+	return fd;
+}
+
+static void control_work(sd_bus *bus)
+{
+	volatile uint64_t x = 1;
+
+	for (int i = 0; i < CONTROL_CALLS; i++) {
+		sd_bus_message *reply = NULL;
+		int r = sd_bus_call_method(bus, "org.freedesktop.DBus", "/org/freedesktop/DBus",
+					   "org.freedesktop.DBus", "GetId", NULL, &reply, NULL);
+
+		if (r < 0)
+			errx(1, "GetId: %s", strerror(-r));
+		sd_bus_message_unref(reply);
+	}
+	for (int i = 0; i < CONTROL_STEPS; i++)
+		x = x * 6364136223846793005ull + 1442695040888963407ull;
+}
+
+static void print_times(const char *name, const uint64_t *ns, unsigned long n)
+{
+	printf("\"%s\":[", name);
+	for (unsigned long i = 0; i < n; i++)
+		printf("%s%llu", i ? "," : "", (unsigned long long)ns[i]);
+	printf("]");
+}
+
+static int run_handshake(const char *service, const char *peer, unsigned long rounds)
+{
+	uint64_t *ns = calloc(rounds, sizeof(*ns)), *control = calloc(rounds, sizeof(*control));
+	sd_bus *bus;
+	int r;
+
+	if (!ns || !control)
+		errx(1, "no memory");
+	r = sd_bus_open_system(&bus);
+	if (r < 0)
+		errx(1, "bus: %s", strerror(-r));
+	close(connect_once(bus, service,
+			   peer)); /* that the bus connection stands is no part of it */
+	for (unsigned long i = 0; i < rounds; i++) {
+		uint64_t began;
+		int fd;
+
+		nanosleep(&(struct timespec){.tv_nsec = SETTLE_NS}, NULL);
+		began = now_ns();
+		fd = connect_once(bus, service, peer);
+		ns[i] = now_ns() - began;
+		close(fd);
+		nanosleep(&(struct timespec){.tv_nsec = SETTLE_NS}, NULL);
+		began = now_ns();
+		control_work(bus);
+		control[i] = now_ns() - began;
+	}
+	printf("{");
+	print_times("ns", ns, rounds);
+	printf(",");
+	print_times("control_ns", control, rounds);
+	printf("}\n");
+	sd_bus_flush_close_unref(bus);
+	free(ns);
+	free(control);
 	return 0;
 }
 
@@ -357,8 +440,11 @@ int main(int argc, char **argv)
 		return run_connect(argv[2], argv[3], strtoul(argv[4], NULL, 10), argv[5]);
 	if (argc == 5 && strcmp(argv[1], "wake") == 0)
 		return run_wake(argv[2], argv[3], strtoul(argv[4], NULL, 10));
+	if (argc == 5 && strcmp(argv[1], "handshake") == 0)
+		return run_handshake(argv[2], argv[3], strtoul(argv[4], NULL, 10));
 	fprintf(stderr, "usage: many listen SERVICE REPORT\n"
 			"       many connect SERVICE PEER COUNT REPORT\n"
-			"       many wake SERVICE PEER ROUNDS\n");
+			"       many wake SERVICE PEER ROUNDS\n"
+			"       many handshake SERVICE PEER ROUNDS\n");
 	return 2;
 }
