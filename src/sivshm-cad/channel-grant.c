@@ -98,7 +98,7 @@ static void write_grant(struct channel *c, unsigned end)
 	snprintf(g.peer_vm, sizeof(g.peer_vm), "%s", peer->member->vm->name);
 	snprintf(g.peer_service, sizeof(g.peer_service), "%s", peer->service);
 	own->generation = table_activate(&own->member->vm->table, own->slot, &g);
-	own->present = true;
+	channel_end_set_present(c, end, true);
 }
 
 static int find_slots(struct channel *c, struct failure *error)

@@ -9,6 +9,8 @@
 struct channel *channel_new(struct manager *m);
 /** channel_free() - memory alone; NULL is fine, returns NULL */
 struct channel *channel_free(struct channel *c);
+/** channel_end_set_present() - it has an entry in its VM's table, or no longer */
+void channel_end_set_present(struct channel *c, unsigned end, bool present);
 /** channel_end_state() - what the table says; FREE when this end has no entry */
 uint32_t channel_end_state(const struct channel_end *e);
 /**

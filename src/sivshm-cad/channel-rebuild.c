@@ -13,13 +13,14 @@ static void rebuild_end(struct channel *c, struct member *own, uint32_t slot, co
 {
 	unsigned end = g->connecting ? END_FROM : END_TO;
 	struct channel_end *e = &c->ends[end], *peer = &c->ends[!end];
+	bool told = e->member; /* the other table told the rest already */
 
-	e->present = true;
+	e->member = own;
 	e->slot = slot;
 	e->generation = g->generation;
-	if (e->member) /* the other table told the rest already */
+	channel_end_set_present(c, end, true);
+	if (told)
 		return;
-	e->member = own;
 	peer->member = &own->region->members[g->peer];
 	memcpy(e->service, g->local_service, sizeof(e->service));
 	memcpy(peer->service, g->peer_service, sizeof(peer->service));

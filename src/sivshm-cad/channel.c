@@ -54,19 +54,23 @@ struct channel *channel_find(const struct manager *m, const uint8_t id[CHANNEL_I
 	return NULL;
 }
 
-struct channel *channel_find_slot(const struct manager *m, const struct vm *vm, uint32_t slot,
-				  unsigned *ret_end)
+struct channel *channel_find_slot(const struct vm *vm, uint32_t slot, unsigned *ret_end)
 {
-	struct channel *c;
+	struct channel *c = slot < SIVSHM_MAX_SLOTS ? vm->channels[slot] : NULL;
 
-	TAILQ_FOREACH(c, &m->channels, entry)
-		for (unsigned end = 0; end < N_ENDS; end++)
-			if (c->ends[end].present && c->ends[end].member->vm == vm &&
-			    c->ends[end].slot == slot) {
-				*ret_end = end;
-				return c;
-			}
-	return NULL;
+	if (c)
+		*ret_end = c->ends[END_FROM].present && c->ends[END_FROM].member->vm == vm
+				   ? END_FROM
+				   : END_TO;
+	return c;
+}
+
+void channel_end_set_present(struct channel *c, unsigned end, bool present)
+{
+	struct channel_end *e = &c->ends[end];
+
+	e->present = present;
+	e->member->vm->channels[e->slot] = present ? c : NULL;
 }
 
 static bool end_is(const struct channel_end *e, const struct peer_name *name)
@@ -103,6 +107,9 @@ struct channel *channel_free(struct channel *c)
 {
 	if (!c)
 		return NULL;
+	for (unsigned end = 0; end < N_ENDS; end++)
+		if (c->ends[end].present) /* the daemon ends, the grant does not */
+			channel_end_set_present(c, end, false);
 	TAILQ_REMOVE(&c->manager->channels, c, entry);
 	sd_event_source_disable_unref(c->drain_timer);
 	scrub_cancel(c->scrub);
@@ -216,7 +223,7 @@ void channel_end_gone(struct channel *c, unsigned end, const char *reason)
 		/* through REVOKED, always: a reader must never see ACTIVE turn FREE */
 		table_set_state(&e->member->vm->table, e->slot, SIVSHM_GRANT_REVOKED);
 		table_set_state(&e->member->vm->table, e->slot, SIVSHM_GRANT_FREE);
-		e->present = false;
+		channel_end_set_present(c, end, false);
 	}
 	drain_end(c, &c->ends[!end]);
 	channel_settle(c);

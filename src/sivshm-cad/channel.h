@@ -96,8 +96,7 @@ void channels_free(struct manager *m);
 struct channel *channel_find(const struct manager *m, const uint8_t id[CHANNEL_ID_SIZE]);
 /** channel_find_slot() - the channel that has this slot of @vm, any generation; @ret_end: which end
  * it is */
-struct channel *channel_find_slot(const struct manager *m, const struct vm *vm, uint32_t slot,
-				  unsigned *ret_end);
+struct channel *channel_find_slot(const struct vm *vm, uint32_t slot, unsigned *ret_end);
 /** channel_is_open() - ACTIVE at both ends */
 bool channel_is_open(const struct channel *c);
 /** channel_state() - "active", "draining", "revoked" */

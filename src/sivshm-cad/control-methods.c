@@ -278,7 +278,7 @@ static int handle_released(struct vm *vm, struct rpc_request **request, json_t *
 
 	if (r < 0)
 		return r;
-	c = channel_find_slot(vm->manager, vm, ref.slot, &end);
+	c = channel_find_slot(vm, ref.slot, &end);
 	if (c && c->ends[end].generation == ref.generation)
 		channel_end_gone(c, end, "closed");
 	/* an older generation: it was confirmed before, by Hello or by this */

@@ -175,8 +175,8 @@ void session_opened(struct vm *vm, const struct msg_granted *msg)
 
 	if (!s || s->state != SESSION_GRANTED)
 		return;
-	c = channel_find_slot(vm->manager, vm, msg->ref.slot, &end);
-	if (!c || c != channel_find(vm->manager, s->id) ||
+	c = channel_find_slot(vm, msg->ref.slot, &end);
+	if (!c || memcmp(c->id, s->id, sizeof(c->id)) != 0 ||
 	    c->ends[end].generation != msg->ref.generation)
 		return;
 	s->opened[end] = true;

@@ -139,14 +139,14 @@ void table_section(const struct table *t, size_t i, struct table_section *ret)
 	get_string(d->vm, sizeof(d->vm), ret->vm);
 }
 
-int table_find_free(const struct table *t, uint32_t *ret_slot)
+int table_find_free(struct table *t, uint32_t *ret_slot)
 {
-	for (uint32_t i = 0; i < t->n_slots; i++)
-		if (table_state(t, i) == SIVSHM_GRANT_FREE) {
-			*ret_slot = i;
-			return 0;
-		}
-	return -EBUSY;
+	while (t->first_free < t->n_slots && table_state(t, t->first_free) != SIVSHM_GRANT_FREE)
+		t->first_free++;
+	if (t->first_free == t->n_slots)
+		return -EBUSY;
+	*ret_slot = t->first_free;
+	return 0;
 }
 
 uint32_t table_state(const struct table *t, uint32_t slot)
@@ -219,4 +219,6 @@ void table_set_state(struct table *t, uint32_t slot, enum sivshm_grant_state sta
 {
 	/* release: what the host did before (quarantine, zeroing) is not seen after the state */
 	__atomic_store_n(&entry(t, slot)->state, htole32((uint32_t)state), __ATOMIC_RELEASE);
+	if (state == SIVSHM_GRANT_FREE && slot < t->first_free)
+		t->first_free = slot;
 }

@@ -12,11 +12,15 @@
 
 #define CHANNEL_ID_SIZE 16
 
-/** struct table - @header is mapped memory that the VM reads; owned by who mapped it */
+/**
+ * struct table - @header is mapped memory that the VM reads; owned by who mapped it
+ * @first_free: no slot below is FREE
+ */
 struct table {
 	struct sivshm_table_header *header;
 	size_t size;
 	uint32_t n_slots;
+	uint32_t first_free;
 };
 
 /** struct grant - one entry in host byte order; names are NUL-terminated */
@@ -65,7 +69,7 @@ size_t table_n_sections(const struct table *t);
 void table_section(const struct table *t, size_t i, struct table_section *ret);
 
 /** table_find_free() - the lowest FREE slot; -EBUSY: none */
-int table_find_free(const struct table *t, uint32_t *ret_slot);
+int table_find_free(struct table *t, uint32_t *ret_slot);
 uint32_t table_state(const struct table *t, uint32_t slot);
 /** table_read() - copy of an entry */
 void table_read(const struct table *t, uint32_t slot, struct grant *ret);

@@ -8,6 +8,7 @@
 #include "region.h"
 #include "table.h"
 
+struct channel;
 struct control;
 struct manager;
 
@@ -16,6 +17,7 @@ struct vm {
 	char name[SIVSHM_VM_NAME_SIZE];
 	const struct vm_config *config; /* in manager->config */
 	struct table table; /* mapped; .header NULL before vm_refresh_layout() of a new VM */
+	struct channel *channels[SIVSHM_MAX_SLOTS]; /* by slot, borrowed; see channel_end_set_present() */
 	struct control *control;
 	unsigned n_sessions; /* handshakes that it began */
 	size_t relay_bytes;  /* of flights on their way to it, */

@@ -181,6 +181,15 @@ static void test_full(void **state)
 		table_activate(&table, slot, &g);
 	}
 	assert_int_equal(table_find_free(&table, &slot), -EBUSY);
+	for (uint32_t free = 5; free >= 3; free -= 2) { /* the lowest one, also if it came later */
+		table_set_state(&table, free, SIVSHM_GRANT_REVOKED);
+		table_set_state(&table, free, SIVSHM_GRANT_FREE);
+		assert_int_equal(table_find_free(&table, &slot), 0);
+		assert_int_equal(slot, free);
+	}
+	table_activate(&table, 3, &g);
+	assert_int_equal(table_find_free(&table, &slot), 0);
+	assert_int_equal(slot, 5);
 }
 
 static void test_format_again(void **state)
