@@ -239,8 +239,12 @@ def handshake_rows(points):
 
 
 def wakeup_rows(points):
-    return [{**times_row(point.wakeup, channels=count), **ratio_columns(points, count, "wakeup")}
-            for count, point in points.items()]
+    """Each percentile is the middle one of all blocks."""
+    keys = {"p50_us": "p50", "p99_us": "p99", "p999_us": "p999", "rings_per_round": "rings", "sleeps_per_round": "sleeps",
+            "rounds": "n"}
+    rows = {count: times_row(point.wakeup) for count, point in points.items()}
+    return [{"channels": count, **{name: row[key] for key, name in keys.items()}, **ratio_columns(points, count, "wakeup")}
+            for count, row in rows.items()]
 
 
 def cpu_rows(points):
@@ -267,9 +271,9 @@ def other_rows(points):
 def report(bench, points):
     bench.figure("channels_1024_ratio", {what: round(points[COUNTS[-1]].middle(what) / points[COUNTS[0]].middle(what), 3)
                                          for what in ("handshake", "wakeup")})
-    bench.table("channels_handshake", handshake_rows(points))
-    bench.table("channels_wakeup", wakeup_rows(points))
-    bench.table("channels_cpu", cpu_rows(points))
+    bench.table("channels_handshake_ms", handshake_rows(points))
+    bench.table("channels_wakeup_us", wakeup_rows(points))
+    bench.table("channels_cpu_us", cpu_rows(points))
     bench.table("channels_memory", memory_rows(points))
     bench.table("channels_others", other_rows(points))
 
