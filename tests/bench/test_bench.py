@@ -53,3 +53,10 @@ def test_aim(measured, figures, aim):
         if aim.missed:
             return
     assert any(map(aim.met, found)), f"{aim.text}: {found}, aim {aim.sign} {aim.bound}"
+
+
+@pytest.mark.parametrize("part", [part for part in run.PARTS if part not in {aim.part for aim in aims.AIMS}])
+def test_part_without_aim(measured, figures, part):
+    """What is only reported has to be there all the same."""
+    figures.update(measured.figures(part, 0))
+    assert figures

@@ -23,8 +23,10 @@ from . import attack, build, host, image, paths, qemu
 
 UNIT_SUITES = {"unit-asan": "clang-asan", "unit": "gcc"}
 # quick and telling ones first; folders that are not named here come after
-PYTEST_ORDER = ["lint", "lab", "model", "ordering", "fuzz", "integration", "guest", "attack"]
-NEED_BUILD = {"integration", "guest", "attack"}
+PYTEST_ORDER = ["lint", "lab", "model", "ordering", "fuzz", "integration", "guest", "attack", "bench"]
+# has guests of its own, of which there can be one pair at a time: after the end of everything else
+ALONE = {"bench"}
+NEED_BUILD = {"integration", "guest", "attack", "bench"}
 VERDICTS = {"OK": "passed", "EXPECTEDFAIL": "passed", "SKIP": "skipped", "FAIL": "failed",
             "TIMEOUT": "failed", "ERROR": "failed", "UNEXPECTEDPASS": "failed", "INTERRUPT": "failed"}
 LOGS = paths.BUILD / "logs"
@@ -201,8 +203,12 @@ class Plugin:
 
 def run_pytest(report, list_only=False, without=frozenset()):
     folders = [folder for folder in pytest_folders() if folder.name not in without]
-    if not folders:
-        return
+    for group in ([f for f in folders if f.name not in ALONE], [f for f in folders if f.name in ALONE]):
+        if group:
+            run_session(report, group, list_only)
+
+
+def run_session(report, folders, list_only):
     options = ["--import-mode=importlib", "-p", "no:cacheprovider", "--tb=short",
                f"--rootdir={paths.ROOT / 'tests'}", "-c", os.devnull, "--log-level=INFO"]
     if list_only:
