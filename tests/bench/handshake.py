@@ -111,8 +111,8 @@ def turns(bench, world):
     blocks = []
     with listener(world):
         block(world, 3)  # caches
-        for number in range(bench.pick(3, 10)):
-            blocks.append(block(world, bench.pick(20, 30)))
+        for number in range(bench.pick(5, 10)):
+            blocks.append(block(world, 30))
             bench.say(f"block {number}: " + ", ".join(
                 f"{kind} p50 {stats.summary(of_kind(blocks[-1], kind))['p50']} ms" for kind in KINDS))
     return blocks
