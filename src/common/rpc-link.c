@@ -187,6 +187,9 @@ static void read_input(struct rpc_link *link)
 		if (n <= 0)
 			return hang_up(link, n < 0 ? errno : 0);
 		take_input(link, data, (size_t)n);
+		/* all there was; and what has come since, epoll tells */
+		if ((size_t)n < sizeof(data))
+			return;
 	}
 }
 

@@ -1,63 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
-#include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <string.h>
 
 #include "bio-text.h"
 #include "ca-internal.h"
+#include "csr.h"
 #include "message.h"
-
-DEFINE_CLEANUP(X509_REQ *, X509_REQ_free)
 
 void issued_done(struct issued *issued)
 {
 	free(issued->pem);
 	*issued = (struct issued){};
-}
-
-/* A curve spelled out in parameters could be any curve: only names are taken. */
-static bool is_named_curve(EVP_PKEY *key)
-{
-	char group[32], encoding[32];
-
-	if (EVP_PKEY_get_utf8_string_param(key, OSSL_PKEY_PARAM_EC_ENCODING, encoding,
-					   sizeof(encoding), NULL) != 1 ||
-	    strcmp(encoding, "named_curve") != 0)
-		return false;
-	if (EVP_PKEY_get_group_name(key, group, sizeof(group), NULL) != 1)
-		return false;
-	return strcmp(group, "prime256v1") == 0 || strcmp(group, "secp384r1") == 0;
-}
-
-static bool key_is_allowed(EVP_PKEY *key)
-{
-	return EVP_PKEY_is_a(key, "ED25519") || (EVP_PKEY_is_a(key, "EC") && is_named_curve(key));
-}
-
-static int read_csr(const char *text, X509_REQ **ret, struct failure *error)
-{
-	_cleanup_(BIO_freep) BIO *bio = BIO_new_mem_buf(text, -1);
-	_cleanup_(X509_REQ_freep) X509_REQ *csr =
-		bio ? PEM_read_bio_X509_REQ(bio, NULL, no_password, NULL) : NULL;
-	EVP_PKEY *key = csr ? X509_REQ_get0_pubkey(csr) : NULL;
-
-	ERR_clear_error();
-	if (!key)
-		return failure_set(error, ERR_INVALID_PARAMS, "csr: no certificate request in PEM");
-	if (!key_is_allowed(key)) {
-		ERR_clear_error();
-		return failure_set(error, ERR_INVALID_PARAMS,
-				   "csr: keys are P-256, P-384 or Ed25519");
-	}
-	if (X509_REQ_verify(csr, key) != 1) {
-		ERR_clear_error();
-		return failure_set(error, ERR_INVALID_PARAMS,
-				   "csr: it is not signed by its own key");
-	}
-	*ret = TAKE_PTR(csr);
-	return 0;
 }
 
 /* end_of_life() - of the leaf: never beyond the CA's own */
@@ -100,41 +55,6 @@ static int fill_leaf(const struct ca *ca, X509 *leaf, struct issued *issued)
 	return add_extensions(ca, leaf);
 }
 
-/*
- * copy_key() - the key that was verified, as it is encoded
- * X509_set_pubkey() would have all of OpenSSL's encoders and then its decoders looked through,
- * which takes longer than verifying the request and signing the certificate together.
- */
-static int copy_key(X509 *leaf, X509_REQ *request)
-{
-	X509_PUBKEY *from = X509_REQ_get_X509_PUBKEY(request);
-	const ASN1_OBJECT *type;
-	ASN1_OBJECT *type_copy, *curve = NULL;
-	const unsigned char *point;
-	unsigned char *point_copy;
-	X509_ALGOR *algorithm;
-	const void *parameter;
-	int size, kind;
-
-	if (X509_PUBKEY_get0_param(NULL, &point, &size, &algorithm, from) != 1)
-		return -EIO;
-	X509_ALGOR_get0(&type, &kind, &parameter, algorithm);
-	if (kind != V_ASN1_OBJECT && kind != V_ASN1_UNDEF)
-		return -EIO; /* no kind of key that is allowed */
-	type_copy = OBJ_dup(type);
-	if (kind == V_ASN1_OBJECT)
-		curve = OBJ_dup(parameter);
-	point_copy = OPENSSL_memdup(point, (size_t)size);
-	if (type_copy && point_copy && (curve || kind == V_ASN1_UNDEF) &&
-	    X509_PUBKEY_set0_param(X509_get_X509_PUBKEY(leaf), type_copy, kind, curve, point_copy,
-				   size) == 1)
-		return 0;
-	ASN1_OBJECT_free(type_copy);
-	ASN1_OBJECT_free(curve);
-	OPENSSL_free(point_copy);
-	return -ENOMEM;
-}
-
 X509 *sample_leaf(const struct ca *ca, int64_t now)
 {
 	_cleanup_(EVP_PKEY_freep) EVP_PKEY *key = EVP_EC_gen("P-256");
@@ -163,10 +83,10 @@ static char *chain_to_pem(const struct ca *ca, X509 *leaf)
 int ca_issue(const struct ca *ca, const char *csr, const char *spiffe_id, int64_t now,
 	     uint64_t lifetime_sec, struct issued *ret, struct failure *error)
 {
-	_cleanup_(X509_REQ_freep) X509_REQ *request = NULL;
+	_cleanup_(csr_freep) struct csr *request = NULL;
 	_cleanup_(X509_freep) X509 *leaf = X509_new();
 	struct issued issued = {.not_before = now - BACKDATE_SEC};
-	int r = read_csr(csr, &request, error);
+	int r = csr_read(csr, X509_get0_pubkey(ca->sample), &request, error);
 
 	if (r < 0)
 		return r;
@@ -174,7 +94,7 @@ int ca_issue(const struct ca *ca, const char *csr, const char *spiffe_id, int64_
 	if (issued.not_after <= now)
 		return failure_set(error, ERR_FAILED, "the CA's certificate has expired");
 	/* the name is critical, for the subject is empty (RFC 5280) */
-	if (!leaf || fill_leaf(ca, leaf, &issued) < 0 || copy_key(leaf, request) < 0 ||
+	if (!leaf || fill_leaf(ca, leaf, &issued) < 0 || csr_copy_key(request, leaf) < 0 ||
 	    add_uri_san(leaf, spiffe_id, true) < 0 || sign(leaf, ca->key) < 0)
 		return crypto_fail(error, "making the certificate");
 	issued.pem = chain_to_pem(ca, leaf);
