@@ -177,7 +177,8 @@ class Async:
 class Guest:
     """One VM: bus, kernel, sivshmd. `policy` is the text of /etc/sivshm/policy.d/test.conf."""
 
-    def __init__(self, binary, preload, folder, vm, host, policy, environment=None, kernel=FakeKernel):
+    def __init__(self, binary, preload, folder, vm, host, policy, environment=None, kernel=FakeKernel, prefix=()):
+        self.prefix = prefix  # of the command line
         self.binary, self.preload, self.vm, self.host = binary, preload, vm, host
         self.folder = Path(folder, vm)
         self.folder.mkdir()
@@ -201,7 +202,7 @@ class Guest:
         env["NOTIFY_SOCKET"] = self.notify_path
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [self.binary, f"--port={self.port}", f"--device={self.folder}/device", f"--bus={self.bus.address}",
+                [*self.prefix, self.binary, f"--port={self.port}", f"--device={self.folder}/device", f"--bus={self.bus.address}",
                  f"--config-root={self.folder}", "--no-module"], env=env, stdin=subprocess.DEVNULL, stderr=log)
         if wait:
             self.wait_ready()

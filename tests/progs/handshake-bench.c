@@ -5,6 +5,7 @@
  *	handshake-bench connect SERVICE PEER COUNT [hold|stay]
  *	handshake-bench listen SERVICE [USER]
  *	handshake-bench turns SERVICE PEER COUNT USER
+ *	handshake-bench pair BUS PEER-BUS SERVICE PEER COUNT
  *
  * "hold" keeps every channel open and at the end sends a message of its own through each one and
  * wants exactly that back; "stay" keeps them after that until SIGTERM.  listen echoes on every
@@ -14,6 +15,9 @@
  * its certificates, and are USER from then on.  turns makes COUNT calls that find no certificate at
  * either end, each followed by one that finds both; its peer is a listen with a USER, which forgets
  * when it is told to on the first channel.
+ *
+ * pair is turns for two daemons on buses of this machine, whose channels need not work: it is both
+ * ends itself, as root, and lets go of each channel at once.
  */
 #include <errno.h>
 #include <grp.h>
@@ -158,6 +162,33 @@ static int keep_channel(int fd)
 	return 0;
 }
 
+/* pair: the listening end, NULL without one */
+static sd_bus *peer_bus;
+static const char *peer_listener;
+
+/* Takes the channel at the listening end, and says what its daemon says of it. */
+static int accept_peer(void)
+{
+	sd_bus_error error = SD_BUS_ERROR_NULL;
+	sd_bus_message *reply = NULL;
+	const char *path;
+	int fd, r;
+
+	r = sd_bus_call_method(peer_bus, "org.sivshm1", peer_listener, "org.sivshm1.Listener",
+			       "Accept", &error, &reply, "a{sv}", 0);
+	if (r < 0)
+		fail("Accept", r, &error);
+	else
+		r = sd_bus_message_read(reply, "ho", &fd, &path);
+	if (r >= 0) {
+		printf(",\"peer_steps\":");
+		r = print_identity(reply);
+	}
+	sd_bus_message_unref(reply); /* and closes its fd */
+	sd_bus_error_free(&error);
+	return r;
+}
+
 static int connect_once(sd_bus *bus, const char *service, const char *peer, bool hold, bool first)
 {
 	sd_bus_error error = SD_BUS_ERROR_NULL;
@@ -185,6 +216,8 @@ static int connect_once(sd_bus *bus, const char *service, const char *peer, bool
 	printf("%s{\"ms\":%.3f,\"channel\":\"%s\",\"steps\":", first ? "" : ",", now_ms() - begin,
 	       path);
 	r = print_identity(reply);
+	if (r >= 0 && peer_bus)
+		r = accept_peer();
 	printf("}");
 	if (r < 0)
 		goto out;
@@ -287,6 +320,74 @@ static int forget_at_both_ends(void)
 	if (strcmp(answer, FORGET) != 0)
 		return fail("the peer did not forget", -EBADMSG, NULL);
 	return forget_certificates();
+}
+
+/* pair */
+
+#define PAIR_PAUSE_US 10000
+
+static int open_bus_at(const char *address, sd_bus **ret)
+{
+	const char *name;
+	int r = sd_bus_new(ret);
+
+	if (r >= 0)
+		r = sd_bus_set_address(*ret, address);
+	if (r >= 0)
+		r = sd_bus_set_bus_client(*ret, true);
+	if (r >= 0)
+		r = sd_bus_start(*ret);
+	if (r >= 0)
+		r = sd_bus_get_unique_name(*ret, &name);
+	return r < 0 ? fail(address, r, NULL) : 0;
+}
+
+static int forget_at(sd_bus *bus)
+{
+	root_bus = bus;
+	return forget_certificates();
+}
+
+static int take_pair_turns(sd_bus *bus, char **argv)
+{
+	int count = atoi(argv[6]), i, r = 0;
+
+	for (i = 0; i < 2 * count && r >= 0; i++) {
+		if (i % 2 == 0)
+			r = forget_at(bus) < 0 ? -EIO : forget_at(peer_bus);
+		usleep(PAIR_PAUSE_US);
+		if (r >= 0)
+			r = connect_once(bus, argv[4], argv[5], false, i == 0);
+	}
+	return r;
+}
+
+static int run_pair(char **argv)
+{
+	sd_bus_error error = SD_BUS_ERROR_NULL;
+	sd_bus_message *reply = NULL;
+	sd_bus *bus = NULL;
+	int r;
+
+	r = open_bus_at(argv[2], &bus);
+	if (r >= 0)
+		r = open_bus_at(argv[3], &peer_bus);
+	if (r < 0)
+		return r;
+	r = sd_bus_call_method(peer_bus, "org.sivshm1", "/org/sivshm1", "org.sivshm1.Manager",
+			       "Listen", &error, &reply, "sa{sv}", strchr(argv[5], '/') + 1, 0);
+	if (r < 0)
+		return fail("Listen", r, &error);
+	r = sd_bus_message_read(reply, "o", &peer_listener);
+	printf("{\"calls\":[");
+	if (r >= 0)
+		r = take_pair_turns(bus, argv);
+	printf("],\"ok\":%s}\n", r < 0 ? "false" : "true");
+	fflush(stdout);
+	sd_bus_message_unref(reply);
+	sd_bus_unref(bus);
+	sd_bus_unref(peer_bus);
+	return r;
 }
 
 static int take_turns(sd_bus *bus, char **argv)
@@ -419,10 +520,13 @@ int main(int argc, char **argv)
 		return run_connect(argc, argv) < 0;
 	if (argc == 6 && strcmp(argv[1], "turns") == 0)
 		return run_turns(argv) < 0;
+	if (argc == 7 && strcmp(argv[1], "pair") == 0 && strchr(argv[5], '/'))
+		return run_pair(argv) < 0;
 	if ((argc == 3 || argc == 4) && strcmp(argv[1], "listen") == 0)
 		return run_listen(argc, argv) < 0;
 	fprintf(stderr, "usage: handshake-bench connect SERVICE PEER COUNT [hold|stay]\n"
 			"       handshake-bench listen SERVICE [USER]\n"
-			"       handshake-bench turns SERVICE PEER COUNT USER\n");
+			"       handshake-bench turns SERVICE PEER COUNT USER\n"
+			"       handshake-bench pair BUS PEER-BUS SERVICE PEER COUNT\n");
 	return 2;
 }
