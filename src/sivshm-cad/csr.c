@@ -11,6 +11,10 @@
 
 #include "bio-text.h"
 
+DEFINE_CLEANUP(BIO *, BIO_free)
+DEFINE_CLEANUP(EVP_PKEY *, EVP_PKEY_free)
+DEFINE_CLEANUP(EVP_PKEY_CTX *, EVP_PKEY_CTX_free)
+
 /* RFC 2986 as OpenSSL has it, but for the key, which is left as it is encoded (RFC 5280
  * SubjectPublicKeyInfo). */
 
@@ -54,15 +58,10 @@ ASN1_SEQUENCE(CSR) = {
 	ASN1_SIMPLE(CSR, algorithm, X509_ALGOR),
 	ASN1_SIMPLE(CSR, signature, ASN1_BIT_STRING),
 } static_ASN1_SEQUENCE_END(CSR)
-					/* clang-format on */
+struct csr; /* ends what looks like one declaration from the first template on */
+/* clang-format on */
 
-					DEFINE_CLEANUP(BIO *, BIO_free)
-						DEFINE_CLEANUP(EVP_PKEY *, EVP_PKEY_free)
-							DEFINE_CLEANUP(EVP_PKEY_CTX *,
-								       EVP_PKEY_CTX_free)
-
-								struct csr
-					* csr_free(struct csr * csr)
+struct csr *csr_free(struct csr *csr)
 {
 	ASN1_item_free((ASN1_VALUE *)csr, ASN1_ITEM_rptr(CSR));
 	return NULL;
@@ -152,7 +151,7 @@ static bool has_no_parameter(const X509_ALGOR *algorithm)
 }
 
 /* point_key() - NULL also if the bits are no point of the curve.  The point at infinity, the only
- * one of a single byte, is nobody's: whatever it "signs" verifies. */
+ * one of a single byte, is nobody's key: who has none can make signatures that it verifies. */
 static EVP_PKEY *point_key(const char *curve, const ASN1_BIT_STRING *bits, EVP_PKEY *sample)
 {
 	if (ASN1_STRING_length(bits) <= 1)

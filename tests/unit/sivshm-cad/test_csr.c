@@ -62,6 +62,62 @@ static char *request_of_bits(int curve, const void *bits, size_t size)
 	return text;
 }
 
+/* signature_of_nobody() - r = x(kG), s = e/k: made without any key, and right for the point at
+ * infinity */
+static ECDSA_SIG *signature_of_nobody(const unsigned char *digest)
+{
+	EC_GROUP *group = EC_GROUP_new_by_curve_name(NID_X9_62_prime256v1);
+	const BIGNUM *order = EC_GROUP_get0_order(group);
+	BIGNUM *k = BN_new(), *x = BN_new(), *r = BN_new(), *s = BN_new();
+	BIGNUM *e = BN_bin2bn(digest, 32, NULL);
+	EC_POINT *point = EC_POINT_new(group);
+	ECDSA_SIG *signature = ECDSA_SIG_new();
+	BN_CTX *ctx = BN_CTX_new();
+
+	assert_int_equal(BN_priv_rand_range(k, order), 1);
+	EC_POINT_mul(group, point, k, NULL, NULL, ctx);
+	EC_POINT_get_affine_coordinates(group, point, x, NULL, ctx);
+	BN_nnmod(r, x, order, ctx);
+	BN_mod_inverse(s, k, order, ctx);
+	BN_mod_mul(s, s, e, order, ctx);
+	assert_int_equal(ECDSA_SIG_set0(signature, r, s), 1);
+	BN_free(k);
+	BN_free(x);
+	BN_free(e);
+	EC_POINT_free(point);
+	EC_GROUP_free(group);
+	BN_CTX_free(ctx);
+	return signature;
+}
+
+static char *request_of_nobody(X509_REQ *request)
+{
+	unsigned char *body = NULL, *der = NULL, digest[32];
+	const ASN1_BIT_STRING *place;
+	ECDSA_SIG *signature;
+	BIO *bio = BIO_new(BIO_s_mem());
+	char *text;
+	int size;
+
+	X509_PUBKEY_set0_param(X509_REQ_get_X509_PUBKEY(request),
+			       OBJ_nid2obj(NID_X9_62_id_ecPublicKey), V_ASN1_OBJECT,
+			       OBJ_nid2obj(NID_X9_62_prime256v1), OPENSSL_memdup("", 1), 1);
+	X509_REQ_sign(request, sample, EVP_sha256()); /* for the algorithm's name */
+	size = i2d_re_X509_REQ_tbs(request, &body);
+	EVP_Digest(body, (size_t)size, digest, NULL, EVP_sha256(), NULL);
+	signature = signature_of_nobody(digest);
+	size = i2d_ECDSA_SIG(signature, &der);
+	X509_REQ_get0_signature(request, &place, NULL);
+	ASN1_STRING_set((ASN1_BIT_STRING *)(uintptr_t)place, der, size);
+	PEM_write_bio_X509_REQ(bio, request);
+	text = bio_text(bio);
+	BIO_free(bio);
+	OPENSSL_free(body);
+	OPENSSL_free(der);
+	ECDSA_SIG_free(signature);
+	return text;
+}
+
 /* read() - with the sample and without gives the same; @csr is freed */
 static int read_both(char *pem, struct csr **ret)
 {
@@ -136,7 +192,8 @@ static void test_compressed_point(void **state)
 	EVP_PKEY_free(key);
 }
 
-/* A signature by whom you like verifies with the point at infinity; others are on no curve. */
+/* Anybody can make signatures that it verifies with the point at infinity; others are on no curve.
+ */
 static void test_points_that_are_no_keys(void **state)
 {
 	unsigned char *point;
@@ -151,6 +208,22 @@ static void test_points_that_are_no_keys(void **state)
 	point[40] ^= 1;
 	refuse_request(request_of_bits(NID_X9_62_prime256v1, point, size), "key is not one");
 	OPENSSL_free(point);
+}
+
+/* OpenSSL itself takes that for a proof. */
+static void test_proof_of_nobody(void **state)
+{
+	X509_REQ *request = X509_REQ_new(), *read;
+	char *pem = request_of_nobody(request);
+	BIO *bio = BIO_new_mem_buf(pem, -1);
+
+	(void)state;
+	read = PEM_read_bio_X509_REQ(bio, NULL, NULL, NULL);
+	assert_int_equal(X509_REQ_verify(read, X509_REQ_get0_pubkey(read)), 1);
+	refuse_request(pem, "key is not one");
+	BIO_free(bio);
+	X509_REQ_free(read);
+	X509_REQ_free(request);
 }
 
 static void test_other_curves(void **state)
@@ -226,6 +299,7 @@ int main(void)
 		cmocka_unit_test(test_key_is_copied),
 		cmocka_unit_test(test_compressed_point),
 		cmocka_unit_test(test_points_that_are_no_keys),
+		cmocka_unit_test(test_proof_of_nobody),
 		cmocka_unit_test(test_other_curves),
 		cmocka_unit_test(test_every_byte),
 		cmocka_unit_test(test_more_than_a_request),
