@@ -352,6 +352,7 @@ def test_restart_while_the_host_writes(pair):
     """An entry that cannot be read just now hides no channel: what Hello does not name is granted to others."""
     client, fd, path, *_ = joined(pair)
     second_fd, second_path, _ = client.connect("sensor", "ivi/dashboard")
+    wait_for(lambda: not pair.host.sessions, what="Opened")  # else this host takes the session with the daemon
     rows = sorted(client.manager("ListChannels")[0])
     pair.rtos.kill()
     first, second = sorted(row[1] for row in rows)
