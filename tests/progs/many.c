@@ -4,6 +4,7 @@
  *
  *	many listen SERVICE REPORT
  *	many connect SERVICE PEER COUNT REPORT
+ *	many work SERVICE REPORT
  *	many wake SERVICE PEER ROUNDS
  *	many handshake SERVICE PEER ROUNDS
  *
@@ -16,8 +17,10 @@
  * have gone to sleep.
  *
  * handshake opens and closes a channel ROUNDS times, and each time does a piece of work, too, that
- * has nothing to do with channels (calls of the bus alone, arithmetic): by that it can be told what
- * else the machine does.  Prints {"ns": [D-Bus call to fd], "control_ns": [that work]}.
+ * has nothing to do with channels (calls of the bus alone, arithmetic), first here and then at the
+ * peer: by that it can be told what else the machine does.  Prints {"ns": [D-Bus call to fd],
+ * "control_ns": [that work at both ends]}.  work is listen for that: it does the work for each
+ * message.
  */
 #include <err.h>
 #include <errno.h>
@@ -58,6 +61,8 @@ struct held {
 static struct held *held[MAX_CHANNELS];
 static size_t n_held;
 static uint64_t wakeups;
+static sd_bus *work_bus;
+static bool works; /* for each message, then sends it back */
 static int epoll_fd;
 
 static void check(long r, const char *what)
@@ -82,8 +87,37 @@ static void drop(struct held *h)
 			held[i] = held[--n_held];
 			break;
 		}
-	sivshm_close(h->channel); /* leaves the epoll set by that */
+	/* Closing it is not enough: the bus may hold the file, and so the set, for a moment. */
+	epoll_ctl(epoll_fd, EPOLL_CTL_DEL, sivshm_get_fd(h->channel), NULL);
+	sivshm_close(h->channel);
 	free(h);
+}
+
+static void open_work_bus(void)
+{
+	int r = sd_bus_open_system(&work_bus);
+
+	if (r < 0)
+		errx(1, "bus: %s", strerror(-r));
+}
+
+/* Work that has nothing to do with channels. */
+static void control_work(void)
+{
+	volatile uint64_t x = 1;
+
+	for (int i = 0; i < CONTROL_CALLS; i++) {
+		sd_bus_message *reply = NULL;
+		int r = sd_bus_call_method(work_bus, "org.freedesktop.DBus",
+					   "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId",
+					   NULL, &reply, NULL);
+
+		if (r < 0)
+			errx(1, "GetId: %s", strerror(-r));
+		sd_bus_message_unref(reply);
+	}
+	for (int i = 0; i < CONTROL_STEPS; i++)
+		x = x * 6364136223846793005ull + 1442695040888963407ull;
 }
 
 /* Until the channel sleeps again.  Returns how many messages were there, or that it has ended. */
@@ -94,8 +128,13 @@ static int take_all(struct held *h)
 	long r;
 
 	do {
-		while ((r = sivshm_recv(h->channel, buffer, sizeof(buffer), NULL, 0)) >= 0)
+		while ((r = sivshm_recv(h->channel, buffer, sizeof(buffer), NULL, 0)) >= 0) {
 			n++;
+			if (works) {
+				control_work();
+				sivshm_send(h->channel, buffer, (size_t)r, TIMEOUT_US);
+			}
+		}
 		if (r == -EAGAIN)
 			r = sivshm_arm(h->channel, SIVSHM_READ);
 	} while (r > 0);
@@ -345,15 +384,15 @@ static int run_wake(const char *service, const char *peer, unsigned long rounds)
 	return 0;
 }
 
-static int connect_once(sd_bus *bus, const char *service, const char *peer)
+static int connect_once(const char *service, const char *peer)
 {
 	sd_bus_error error = SD_BUS_ERROR_NULL;
 	sd_bus_message *reply = NULL;
 	int fd, r;
 
-	r = sd_bus_call_method(bus, "org.sivshm1", "/org/sivshm1", "org.sivshm1.Manager", "Connect",
-			       &error, &reply, "ssa{sv}", service, peer, 1, "RingSize", "t",
-			       (uint64_t)RING_SIZE);
+	r = sd_bus_call_method(work_bus, "org.sivshm1", "/org/sivshm1", "org.sivshm1.Manager",
+			       "Connect", &error, &reply, "ssa{sv}", service, peer, 1, "RingSize",
+			       "t", (uint64_t)RING_SIZE);
 	if (r < 0)
 		errx(1, "Connect: %s", error.message ? error.message : strerror(-r));
 	r = sd_bus_message_read(reply, "h", &fd);
@@ -362,23 +401,6 @@ static int connect_once(sd_bus *bus, const char *service, const char *peer)
 	fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	sd_bus_message_unref(reply);
 	return fd;
-}
-
-static void control_work(sd_bus *bus)
-{
-	volatile uint64_t x = 1;
-
-	for (int i = 0; i < CONTROL_CALLS; i++) {
-		sd_bus_message *reply = NULL;
-		int r = sd_bus_call_method(bus, "org.freedesktop.DBus", "/org/freedesktop/DBus",
-					   "org.freedesktop.DBus", "GetId", NULL, &reply, NULL);
-
-		if (r < 0)
-			errx(1, "GetId: %s", strerror(-r));
-		sd_bus_message_unref(reply);
-	}
-	for (int i = 0; i < CONTROL_STEPS; i++)
-		x = x * 6364136223846793005ull + 1442695040888963407ull;
 }
 
 static void print_times(const char *name, const uint64_t *ns, unsigned long n)
@@ -392,28 +414,30 @@ static void print_times(const char *name, const uint64_t *ns, unsigned long n)
 static int run_handshake(const char *service, const char *peer, unsigned long rounds)
 {
 	uint64_t *ns = calloc(rounds, sizeof(*ns)), *control = calloc(rounds, sizeof(*control));
-	sd_bus *bus;
-	int r;
+	struct sivshm_options o = {.size = sizeof(o), .ring_size = RING_SIZE};
+	struct sivshm_channel *there;
+	unsigned long answer;
 
 	if (!ns || !control)
 		errx(1, "no memory");
-	r = sd_bus_open_system(&bus);
-	if (r < 0)
-		errx(1, "bus: %s", strerror(-r));
-	close(connect_once(bus, service,
-			   peer)); /* that the bus connection stands is no part of it */
+	open_work_bus();
+	check(sivshm_connect(service, peer, &o, &there), "connect");
+	/* that the bus connection stands is no part of it */
+	close(connect_once(service, peer));
 	for (unsigned long i = 0; i < rounds; i++) {
 		uint64_t began;
 		int fd;
 
 		nanosleep(&(struct timespec){.tv_nsec = SETTLE_NS}, NULL);
 		began = now_ns();
-		fd = connect_once(bus, service, peer);
+		fd = connect_once(service, peer);
 		ns[i] = now_ns() - began;
 		close(fd);
 		nanosleep(&(struct timespec){.tv_nsec = SETTLE_NS}, NULL);
 		began = now_ns();
-		control_work(bus);
+		control_work();
+		check(sivshm_send(there, &i, sizeof(i), TIMEOUT_US), "send");
+		check(sivshm_recv(there, &answer, sizeof(answer), NULL, TIMEOUT_US), "receive");
 		control[i] = now_ns() - began;
 	}
 	printf("{");
@@ -421,7 +445,8 @@ static int run_handshake(const char *service, const char *peer, unsigned long ro
 	printf(",");
 	print_times("control_ns", control, rounds);
 	printf("}\n");
-	sd_bus_flush_close_unref(bus);
+	sivshm_close(there);
+	sd_bus_flush_close_unref(work_bus);
 	free(ns);
 	free(control);
 	return 0;
@@ -434,7 +459,11 @@ int main(int argc, char **argv)
 	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (epoll_fd < 0)
 		err(1, "epoll_create1");
-	if (argc == 4 && strcmp(argv[1], "listen") == 0)
+	if (argc == 4 && strcmp(argv[1], "work") == 0) {
+		works = true;
+		open_work_bus();
+	}
+	if (argc == 4 && (works || strcmp(argv[1], "listen") == 0))
 		return run_listen(argv[2], argv[3]);
 	if (argc == 6 && strcmp(argv[1], "connect") == 0)
 		return run_connect(argv[2], argv[3], strtoul(argv[4], NULL, 10), argv[5]);
@@ -444,6 +473,7 @@ int main(int argc, char **argv)
 		return run_handshake(argv[2], argv[3], strtoul(argv[4], NULL, 10));
 	fprintf(stderr, "usage: many listen SERVICE REPORT\n"
 			"       many connect SERVICE PEER COUNT REPORT\n"
+			"       many work SERVICE REPORT\n"
 			"       many wake SERVICE PEER ROUNDS\n"
 			"       many handshake SERVICE PEER ROUNDS\n");
 	return 2;
