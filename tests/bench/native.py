@@ -166,6 +166,11 @@ def huge_pages(n):
         HUGE_PAGES.write_text(before)
 
 
+def best(theirs, ours):
+    """Whatever else the machine does only adds to a turn: so the best turn of each says more than the middle one."""
+    return round(min(a["p50"] for a in theirs) / min(a["p50"] for a in ours), 4)
+
+
 def huge(bench, native):
     """Does it matter on pages of which size a ring lies? Streams over the same ring, in turns."""
     cases = {"64 KiB, 4 KiB pages": (SMALL_RING, 4096), "16 MiB, 4 KiB pages": (HUGE_RING, 4096),
@@ -184,12 +189,14 @@ def huge(bench, native):
             for case, answers in turns.items():
                 against = stats.ratios(turns["16 MiB, 4 KiB pages"], answers, ("p50",))["p50"]
                 rows.append({**stream_row(answers, case=case, size=size), "speed": against["median"],
-                             "speed_low": against["low"], "speed_high": against["high"]})
+                             "speed_low": against["low"], "speed_high": against["high"],
+                             "speed_best": best(turns["16 MiB, 4 KiB pages"], answers)})
                 bench.say(f"  stream of {size} B, ring of {case}: {rows[-1]['bytes_per_ns']} GB/s, "
-                          f"{against['median']} of that of 16 MiB on 4 KiB pages")
+                          f"{against['median']} of that of 16 MiB on 4 KiB pages, best turns {rows[-1]['speed_best']}")
     bench.table("native_huge", rows)
     if not missing:
-        bench.figure("native_huge_speed", {str(r["size"]): r["speed"] for r in rows if r["case"].endswith("2 MiB pages")})
+        found = {str(row["size"]): row["speed_best"] for row in rows if row["case"].endswith("2 MiB pages")}
+        bench.figure("native_huge_speed", found)
 
 
 def run(bench):
