@@ -8,6 +8,7 @@ TERMINALS = {"svg": 'svg size 760,440 font "sans,13" background "white"', "png":
 
 STYLE = """
 set encoding utf8
+set termoption noenhanced
 set border 3 lc rgb "#555555"
 set tics nomirror tc rgb "#333333"
 set grid ytics lc rgb "#dddddd" lt 1
@@ -105,7 +106,7 @@ def bandwidth_ratio(rows):
 
 def handshake_steps(rows):
     """The connecting end's steps, one on top of the other."""
-    rows = [r for r in rows if r["end"] == "connecting"]
+    rows = [r for r in rows if r["end"] == "connecting" and r["step"] != "whole call"]
     kinds = ["cold", "warm"]
     names = list(dict.fromkeys(r["step"] for r in rows))
     plot = Plot("Connect between emulated guests, means of the connecting end's steps", "milliseconds")
@@ -140,9 +141,20 @@ def native_rtt(rows):
     return plot
 
 
+def realtime(rows):
+    plot = Plot("PREEMPT_RT, SCHED_FIFO: round trips of 64 B by their time", "round trips", logy=True,
+                xlabel="microseconds, from")
+    plot.setup += ["set logscale x", "set key top right"]
+    for mode in ("sleep", "poll"):
+        for kind, other in (("sivshm", "sivshm"), ("baseline", {"sleep": "UIO", "poll": "plain"}[mode])):
+            found = [(r["from_us"], r[kind]) for r in rows if r["mode"] == mode and r[kind]]
+            plot.add(f"{mode}: {other}", found, "linespoints lw 2 pt 7 ps 0.5")
+    return plot
+
+
 # plot, and the table that it is made of: its own name
 PLOTS = [rtt_poll, rtt_poll_ratio, rtt_sleep, bandwidth, (bandwidth_ratio, "bandwidth"), handshake_steps,
-         channels_handshake_ms, channels_wakeup_us, native_rtt]
+         channels_handshake_ms, channels_wakeup_us, native_rtt, (realtime, "realtime_histogram")]
 
 
 def draw(result, folder, kinds=tuple(TERMINALS)):
