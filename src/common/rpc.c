@@ -7,7 +7,6 @@
 
 #include "cleanup.h"
 #include "frame.h"
-#include "json-text.h"
 #include "rpc.h"
 
 #define RPC_DEPTH_MAX 8
@@ -186,7 +185,7 @@ static int format_message(json_t *root, const char *name, json_t *value, char **
 	if (json_object_set_new(owned, name, value) < 0 ||
 	    json_object_set_new(owned, "jsonrpc", json_string("2.0")) < 0)
 		return -ENOMEM;
-	text = json_text(owned);
+	text = json_dumps(owned, JSON_COMPACT);
 	if (!text)
 		return -ENOMEM;
 	if (strlen(text) >= FRAME_MAX)
