@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The cockpit example with what users have today beside it: plain memory, doorbells over UIO, a network."""
 
-import os
 import socket
 
 from lab import build, ivshmem_host, story
@@ -76,13 +75,6 @@ class BenchWorld(World):
                   f"echo ivshmem_uio > {device}/driver_override && echo {UIO_DEVICE} > /sys/bus/pci/drivers_probe && "
                   f"test -e {device}/uio/uio0 && ip address add {ADDRESSES[guest.name]}/24 dev eth0 && "
                   "ip link set eth0 up", check=True)
-
-    def pin(self):
-        """A processor of its own for each guest: where the host's scheduler puts them is no part of any figure."""
-        processors = sorted(os.sched_getaffinity(0))
-        for i, guest in enumerate(self.guests.values()):
-            for task in os.listdir(f"/proc/{guest.process.pid}/task"):
-                os.sched_setaffinity(int(task), {processors[i % len(processors)]})
 
     def data_options(self, guest):
         """What bench-data is told of the other ways in one guest."""

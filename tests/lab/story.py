@@ -250,8 +250,9 @@ def round_trip(world, blocks=100, rounds=2000, size=64):
     """
     kinds = ("sivshm", "plain")
     orders = [f"rtt {kind} poll {size} {rounds}" for _ in range(blocks) for kind in kinds]
-    found = bench_data(world, ["ring 65536", *orders], lambda guest: ["--plain", world.plain_resource()],
-                       lambda: listening(world, "ivi", "dashboard"))[1:]
+    with world.pinned():
+        found = bench_data(world, ["ring 65536", *orders], lambda guest: ["--plain", world.plain_resource()],
+                           lambda: listening(world, "ivi", "dashboard"))[1:]
     sides = {kind: [answer for answer in found if answer["kind"] == kind] for kind in kinds}
     facts = {kind: {key: round(statistics.median(a[key] for a in answers)) for key in ("min", "p50", "p99", "max")}
              for kind, answers in sides.items()}

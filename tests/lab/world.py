@@ -166,6 +166,24 @@ class World:
         guest.run("systemctl enable --now sivshmd || { journalctl -b --no-pager -u sivshmd; exit 1; }", check=True)
         self.wait_connected(guest)
 
+    def pin(self, own=True):
+        """A processor of its own for each guest, or any for all again: where the host's scheduler puts them is no part
+        of a figure."""
+        processors = sorted(os.sched_getaffinity(0))
+        for i, guest in enumerate(self.guests.values()):
+            mask = {processors[i % len(processors)]} if own else processors
+            for task in os.listdir(f"/proc/{guest.process.pid}/task"):
+                with contextlib.suppress(ProcessLookupError):  # a thread that has ended
+                    os.sched_setaffinity(int(task), mask)
+
+    @contextlib.contextmanager
+    def pinned(self):
+        self.pin()
+        try:
+            yield
+        finally:
+            self.pin(False)
+
     def replace_guest(self, vm, start=True):
         """A new QEMU for a VM, whose old one ends; start: the daemon too, by hand."""
         self.guests[vm].close()
