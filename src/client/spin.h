@@ -13,8 +13,7 @@
 
 #define SPIN_BURST 64 /* looks at the ring between two looks at the clock */
 #define SPIN_MIN_NS 2000ull
-/* What a sleep costs is a wake-up at each end, and under KVM a virtual CPU is waited for as long.
- */
+/* A sleep costs a wake-up at each end.  KVM polls as long at most for a halted vCPU. */
 #define SPIN_DEFAULT_MAX_NS 200000ull
 #define SPIN_FOREVER UINT64_MAX
 

@@ -158,16 +158,17 @@ static int ioctl_notify(struct sivshm_channel *channel)
 
 static long sleep_for(struct sivshm_channel *channel, u64 timeout_ns, s64 *ret_rings)
 {
-	long coarse = timeout_ns == U64_MAX ? MAX_SCHEDULE_TIMEOUT
-					    : (long)nsecs_to_jiffies(timeout_ns) + 1;
+	long jiffies_left = MAX_SCHEDULE_TIMEOUT;
 	long r;
 
 	if (timeout_ns < COARSE_NS)
 		return wait_event_interruptible_hrtimeout(channel->wait,
 							  (*ret_rings = take_rings(channel)) != 0,
 							  ns_to_ktime(timeout_ns));
+	if (timeout_ns != U64_MAX)
+		jiffies_left = (long)nsecs_to_jiffies(timeout_ns) + 1;
 	r = wait_event_interruptible_timeout(channel->wait, (*ret_rings = take_rings(channel)) != 0,
-					     coarse);
+					     jiffies_left);
 	return r == 0 ? -ETIME : r;
 }
 

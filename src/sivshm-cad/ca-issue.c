@@ -28,14 +28,9 @@ static int64_t end_of_life(const struct ca *ca, int64_t now, uint64_t lifetime_s
 	return now + (int64_t)lifetime_sec;
 }
 
-/* add_extensions() - those that all leaves have.  OpenSSL's syntax is read once, for the sample. */
-static int add_extensions(const struct ca *ca, X509 *leaf)
+/* make_extensions() - those that all leaves have */
+static int make_extensions(const struct ca *ca, X509 *leaf)
 {
-	for (int i = 0; ca->sample && i < X509_get_ext_count(ca->sample); i++)
-		if (!X509_add_ext(leaf, X509_get_ext(ca->sample, i), -1))
-			return -ENOMEM;
-	if (ca->sample)
-		return 0;
 	if (add_extension(leaf, ca->certificate, NID_basic_constraints, "critical,CA:FALSE") < 0 ||
 	    add_extension(leaf, ca->certificate, NID_key_usage, "critical,digitalSignature") < 0 ||
 	    add_extension(leaf, ca->certificate, NID_ext_key_usage, "serverAuth,clientAuth") < 0 ||
@@ -44,7 +39,16 @@ static int add_extensions(const struct ca *ca, X509 *leaf)
 	return 0;
 }
 
-/* fill_leaf() - all but key and name */
+/* copy_extensions() - the same, without reading OpenSSL's syntax again */
+static int copy_extensions(const struct ca *ca, X509 *leaf)
+{
+	for (int i = 0; i < X509_get_ext_count(ca->sample); i++)
+		if (!X509_add_ext(leaf, X509_get_ext(ca->sample, i), -1))
+			return -ENOMEM;
+	return 0;
+}
+
+/* fill_leaf() - all but extensions, key and name */
 static int fill_leaf(const struct ca *ca, X509 *leaf, struct issued *issued)
 {
 	if (!X509_set_version(leaf, X509_VERSION_3) || random_serial(leaf, issued->serial) < 0 ||
@@ -52,7 +56,7 @@ static int fill_leaf(const struct ca *ca, X509 *leaf, struct issued *issued)
 	    !ASN1_TIME_set(X509_getm_notBefore(leaf), (time_t)issued->not_before) ||
 	    !ASN1_TIME_set(X509_getm_notAfter(leaf), (time_t)issued->not_after))
 		return -EIO;
-	return add_extensions(ca, leaf);
+	return 0;
 }
 
 X509 *sample_leaf(const struct ca *ca, int64_t now)
@@ -61,8 +65,8 @@ X509 *sample_leaf(const struct ca *ca, int64_t now)
 	_cleanup_(X509_freep) X509 *leaf = X509_new();
 	struct issued issued = {.not_before = now - BACKDATE_SEC, .not_after = now + BACKDATE_SEC};
 
-	if (!key || !leaf || fill_leaf(ca, leaf, &issued) < 0 || !X509_set_pubkey(leaf, key) ||
-	    sign(leaf, ca->key) < 0)
+	if (!key || !leaf || fill_leaf(ca, leaf, &issued) < 0 || make_extensions(ca, leaf) < 0 ||
+	    !X509_set_pubkey(leaf, key) || sign(leaf, ca->key) < 0)
 		return NULL;
 	return TAKE_PTR(leaf);
 }
@@ -94,8 +98,9 @@ int ca_issue(const struct ca *ca, const char *csr, const char *spiffe_id, int64_
 	if (issued.not_after <= now)
 		return failure_set(error, ERR_FAILED, "the CA's certificate has expired");
 	/* the name is critical, for the subject is empty (RFC 5280) */
-	if (!leaf || fill_leaf(ca, leaf, &issued) < 0 || csr_copy_key(request, leaf) < 0 ||
-	    add_uri_san(leaf, spiffe_id, true) < 0 || sign(leaf, ca->key) < 0)
+	if (!leaf || fill_leaf(ca, leaf, &issued) < 0 || copy_extensions(ca, leaf) < 0 ||
+	    csr_copy_key(request, leaf) < 0 || add_uri_san(leaf, spiffe_id, true) < 0 ||
+	    sign(leaf, ca->key) < 0)
 		return crypto_fail(error, "making the certificate");
 	issued.pem = chain_to_pem(ca, leaf);
 	if (!issued.pem)

@@ -12,7 +12,8 @@ struct csr;
 
 /**
  * csr_read() - from PEM, with the key checked: P-256, P-384 or Ed25519, and the request signed by
- * it OpenSSL's own reader looks through all of its decoders for the key, which takes longer than
+ * it.
+ * OpenSSL's own reader looks through all of its decoders for the key, which takes longer than
  * verifying the signature; so this one takes the key's encoding apart itself.  @sample: any key, or
  * NULL; a key on the same curve spares setting that up.
  */

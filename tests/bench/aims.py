@@ -11,11 +11,14 @@ class Aim:
     sign: str  # "<=", "<", ">=", ">"
     bound: float
     text: str
-    missed: str = ""  # why, if it is known to be: then tools/check reports it, and does not fail
+    missed: str = ""  # why, if it is known to be: then tools/check does not fail for the aim,
+    floor: float = None  # but if it is missed by more than this
 
     def met(self, value):
-        return {"<=": value <= self.bound, "<": value < self.bound,
-                ">=": value >= self.bound, ">": value > self.bound}[self.sign]
+        return self.holds(value, self.bound)
+
+    def holds(self, value, bound):
+        return {"<=": value <= bound, "<": value < bound, ">=": value >= bound, ">": value > bound}[self.sign]
 
 
 AIMS = [
@@ -29,17 +32,18 @@ AIMS = [
     Aim("datapath", "rtt_sleep_ratio.p50", "<=", 1.0, "round trip to a receiver that sleeps, default options, 64 B, to ivshmem over UIO"),
     Aim("datapath", "rtt_sleep_ratio.p99", "<=", 1.0, "the same"),
     Aim("datapath", "bandwidth_copy_ratio.min", ">=", 0.99, "bandwidth, copying, worst of 64 B to 1 MiB, to the same loop on plain",
-        missed="two plain memories differ by more, see below"),
+        missed="not explained in full, see below", floor=0.85),
     Aim("datapath", "bandwidth_zerocopy_ratio.min", ">", 1.0, "the same without a copy, to plain with one",
-        missed="small messages one way, where the receiver waits for each of them, see below"),
+        missed="small messages one way, where the receiver waits for each of them, see below", floor=0.5),
     Aim("datapath", "guest_page_faults", "<=", 0, "page faults of both ends after the first touch, all blocks"),
     Aim("handshake", "handshake_cold_ms.p99", "<", 100, "D-Bus call to fd between emulated guests, no certificates yet"),
     Aim("handshake", "handshake_warm_ms.p99", "<", 100, "the same, both ends have a certificate"),
-    Aim("ca", "handshake_native_ms.cold_p99", "<", 5, "the same between native processes, the guests' kernels played, cold"),
+    Aim("ca", "handshake_native_ms.cold_p99", "<", 5, "the same between native processes of real-time priority, the guests' kernels played, cold"),
     Aim("ca", "handshake_native_ms.warm_p99", "<", 5, "the same, warm"),
     Aim("ca", "ca_signature_rate_ratio", ">=", 0.5,
         "signatures of the CA under the load of 64 VMs without certificates, to those of one core (openssl speed)",
-        missed="each comes with a verification, which takes three times as long: 0.25 if there were no other work, see below"),
+        missed="each comes with a verification, which takes three times as long: 0.25 if there were no other work, see below",
+        floor=0.03),
     Aim("scale", "channels_1024_ratio.handshake", "<=", 1.2, "D-Bus call to fd with 1024 channels open, to one open"),
     Aim("scale", "channels_1024_ratio.wakeup", "<=", 1.2, "round trip, both ends asleep, 1024 channels open, to one"),
     Aim("boot", "boot_added_ratio", "<", 0.05, "time to multi-user.target with sivshmd, added to that without it"),

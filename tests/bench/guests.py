@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The cockpit example with what users have today beside it: plain memory, doorbells over UIO, a network."""
 
+import json
 import socket
 
 from lab import build, ivshmem_host, story
@@ -12,6 +13,23 @@ MEMORY = 16 << 20
 MAX_RING = "4M"
 TCP_PORT = 7777
 ADDRESSES = {"rtos": "192.0.2.1", "ivi": "192.0.2.2"}
+
+
+# Maps the plain memory by sysfs and the registers by UIO; says what the kernel's list has for them.
+MAP_BOTH = """
+import json, mmap, os, re, sys
+plain, device = sys.argv[1:]
+def start(folder, bar):
+    return int(open(folder + "/resource").read().splitlines()[bar].split()[0], 16)
+uio = "/sys/bus/pci/devices/" + device
+ranges = {"plain memory, by sysfs": start(os.path.dirname(plain), 2), "UIO registers": start(uio, 0)}
+held = [mmap.mmap(os.open(path, os.O_RDWR), 4096) for path in (plain, "/dev/" + os.listdir(uio + "/uio")[0])]
+if not os.path.exists("/sys/kernel/debug/x86"):
+    os.system("mount -t debugfs none /sys/kernel/debug")
+types = re.findall(r"0x([0-9a-f]+)-0x[0-9a-f]+\\] (\\S+)", open("/sys/kernel/debug/x86/pat_memtype_list").read())
+found = {int(at, 16): kind for at, kind in types}
+print(json.dumps({name: found.get(at, "not in the list") for name, at in ranges.items()}))
+"""
 
 
 def free_port():
@@ -87,7 +105,8 @@ class BenchWorld(World):
                                 lambda: self.ivi.run(f"ss -Hltn sport = :{TCP_PORT}")[1], prefix, timeout)
 
     def mapping_types(self):
-        """How a guest maps each memory: ours by the module's own account, what sysfs and UIO give by the kernel's."""
-        sections = self.guest_json(self.rtos, "sivshmctl --json status")["sections"]
-        types = {f"{'own' if row['own'] else 'peer'} section": row["mapping"] for row in sections}
-        return {**types, "plain memory by sysfs": "uncached-minus", "UIO registers": "uncached"}
+        """How a guest maps each memory, by its kernel's own list, while all of it is mapped."""
+        names = {f"{'own' if row['own'] else 'peer'} section": row["mapping"] for row in
+                 self.guest_json(self.rtos, "sivshmctl --json status")["sections"]}
+        out = self.rtos.run(["/usr/bin/python3", "-c", MAP_BOTH, self.plain_resource(), UIO_DEVICE], check=True)[1]
+        return {**{f"{name}, by the module": text for name, text in names.items()}, **json.loads(out)}

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from lab import paths
+from lab.world import Stage
 
 from . import handshake, stats
 
@@ -68,23 +69,12 @@ class Ports:
         return self.runtime / "vm" / vm / "control.sock"
 
 
-class Pair:
+class Pair(Stage):
     """Everything up; use as a context manager."""
 
     def __init__(self, build):
         self.build = Path(build)
         self.folder = Path("/dev/shm") / f"sivshm-bench-pair.{os.getpid()}"
-        self.stack = contextlib.ExitStack()
-
-    def __enter__(self):
-        with contextlib.ExitStack() as guard:
-            guard.push(self.stack)
-            self.start()
-            guard.pop_all()
-        return self
-
-    def __exit__(self, *exc):
-        self.stack.close()
 
     def start(self):
         from cad import Cad

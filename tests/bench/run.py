@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from lab import build, image, paths, qemu
@@ -21,7 +22,7 @@ OUT = paths.BUILD / "bench"
 class Bench:
     """What a part is given.
 
-    quick   fewer rounds: a few minutes for all parts together
+    quick   fewer rounds: ten minutes for all parts together
     folder  for files of its own, kept after the run
     """
 
@@ -66,7 +67,7 @@ class Bench:
 def parse(argv):
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__,
                                      epilog="Exit status: 0 all aims met, 1 something failed, 3 an aim was missed.")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there too")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: ten minutes instead of forty")
     parser.add_argument("--part", metavar="NAME", action="append", choices=PARTS,
                         help="only this part; may be given more than once: " + " ".join(PARTS))
@@ -99,21 +100,22 @@ def main(argv=None):
     options = parse(argv)
     qemu.exit_on_signals()
     OUT.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.quick)
+    bench, failure = Bench(options.quick), None
     try:
         for name in options.part or PARTS:
             run_part(bench, name)
     except (Exception, KeyboardInterrupt) as error:
-        bench.say(f"bench: FAILED: {error or type(error).__name__}")
-        if not isinstance(error, KeyboardInterrupt):
-            raise
-        return 1
+        failure = str(error) or type(error).__name__
+        traceback.print_exc()
     result = {"machine": machine.describe(bench), **bench.figures, "tables": bench.tables}
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    for where in filter(None, (OUT / "result.json", options.json)):
+        where.write_text(json.dumps(result, indent=1) + "\n")
     plots.draw(result, OUT)
     missed = verdicts(bench)
-    bench.say(f"bench: {'all aims met' if not missed else f'{missed} aims missed'}; tables and plots in {OUT}")
+    if failure:
+        bench.say(f"bench: FAILED: {failure}; what was measured before is in {OUT}")
+        return 1
+    bench.say(f"bench: {'all aims met' if not missed else f'{missed} aims missed'}; result.json and plots in {OUT}")
     return 3 if missed else 0
 
 

@@ -11,6 +11,7 @@ import statistics
 import time
 
 from . import build as builds
+from .stats import summary
 from .world import PCI_SLOT, RUNTIME, SECTION_SIZE
 
 LIBEXEC = "/usr/libexec/sivshm"
@@ -27,16 +28,6 @@ class StoryError(Exception):
 def need(condition, text):
     if not condition:
         raise StoryError(text)
-
-
-def percentile(values, percent):
-    """The smallest value that at least *percent* of all are not above."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
-
-
-def summary(values):
-    return {"n": len(values), "p50": round(percentile(values, 50), 3), "p99": round(percentile(values, 99), 3)}
 
 
 @contextlib.contextmanager

@@ -57,7 +57,22 @@ class HostBus:
         self.bus.close_sync(None)
 
 
-class World:
+class Stage:
+    """What start() puts on self.stack ends in reverse order, also when a later part does not start."""
+
+    def __enter__(self):
+        self.stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as guard:
+            guard.push(self.stack)
+            self.start()
+            guard.pop_all()
+        return self
+
+    def __exit__(self, *exc):
+        self.stack.close()
+
+
+class World(Stage):
     """Everything of the example, up and running. Use as a context manager.
 
     One at a time on a machine, since the paths of the host unit are the real ones.
@@ -73,17 +88,6 @@ class World:
         self.progress, self.extra_args, self.machine = progress, extra_args or {}, machine
         self.guests = {}
         self.bus = self.host = None
-
-    def __enter__(self):
-        self.stack = contextlib.ExitStack()
-        with contextlib.ExitStack() as guard:
-            guard.push(self.stack)
-            self.start()
-            guard.pop_all()
-        return self
-
-    def __exit__(self, *exc):
-        self.stack.close()
 
     def start(self):
         self.lock()

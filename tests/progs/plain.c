@@ -49,7 +49,7 @@ int plain_reset(const struct plain *p)
 	return 0;
 }
 
-static int plain_get_info(void *userdata, struct sivshm_channel_info *ret)
+int plain_get_info(void *userdata, struct sivshm_channel_info *ret)
 {
 	struct plain *p = userdata;
 
@@ -66,7 +66,7 @@ static int plain_get_info(void *userdata, struct sivshm_channel_info *ret)
 	return 0;
 }
 
-static int plain_map(void *userdata, uint64_t offset, size_t size, int prot, void **ret)
+int plain_map(void *userdata, uint64_t offset, size_t size, int prot, void **ret)
 {
 	struct plain *p = userdata;
 	int side = offset == SIVSHM_TX_OFFSET ? p->side : !p->side;
@@ -101,7 +101,7 @@ static int plain_wait(void *userdata, uint64_t timeout_ns)
 	return -EOPNOTSUPP;
 }
 
-static void plain_close(void *userdata)
+void plain_close(void *userdata)
 {
 	(void)userdata; /* the file stays open for the next round */
 }

@@ -21,6 +21,11 @@ int plain_open(const char *path, int side, uint64_t ring_size, struct plain *ret
 /* Zeros the own window: a fresh start, to be agreed on with the other side. */
 int plain_reset(const struct plain *p);
 
+/* Parts of the backend, for one that has this memory and a doorbell as well. */
+int plain_get_info(void *userdata, struct sivshm_channel_info *ret);
+int plain_map(void *userdata, uint64_t offset, size_t size, int prot, void **ret);
+void plain_close(void *userdata);
+
 /* Userdata is a struct plain. Polling only: there is no doorbell. */
 extern const struct backend backend_plain;
 

@@ -61,31 +61,16 @@ static int uio_wait(void *userdata, uint64_t timeout_ns)
 	return r == 0 ? -ETIMEDOUT : uio_sleep(u);
 }
 
-static int uio_get_info(void *userdata, struct sivshm_channel_info *ret)
-{
-	return backend_plain.get_info(userdata, ret);
-}
-
-static int uio_map(void *userdata, uint64_t offset, size_t size, int prot, void **ret)
-{
-	return backend_plain.map(userdata, offset, size, prot, ret);
-}
-
-static void uio_close(void *userdata)
-{
-	(void)userdata; /* the files stay open for the next round */
-}
-
 static int uio_fd(void *userdata)
 {
 	return ((struct uio *)userdata)->fd;
 }
 
 const struct backend backend_uio = {
-	.get_info = uio_get_info,
-	.map = uio_map,
+	.get_info = plain_get_info,
+	.map = plain_map,
 	.notify = uio_notify,
 	.wait = uio_wait,
-	.close = uio_close,
+	.close = plain_close,
 	.fd = uio_fd,
 };
