@@ -390,7 +390,8 @@ def replay(name, files, binary=None, timeout=300):
 # coverage
 
 # Unit tests of the pure core: (program, sources, libraries)
-CORE_TESTS = ["names", "errors", "frame", "rpc", "field", "message", "conf", "conf-value", "handshake"]
+CORE_TESTS = ["names", "errors", "frame", "rpc", "field", "message", "conf", "conf-value", "handshake",
+              "handshake-verify"]
 # Files whose every line is to be reached; what is not, and why, is said in tests/fuzz/test_fuzz.py.
 CORE = [*COMMON, "src/client/ring.c", "src/client/ring.h", "src/kmod/grant.c"]
 
@@ -398,7 +399,7 @@ CORE = [*COMMON, "src/client/ring.c", "src/client/ring.h", "src/kmod/grant.c"]
 def add_unit_tests(ninja):
     libs = ["-lcmocka", "-ljansson", "-lssl", "-lcrypto", "-lpthread"]
     for name in CORE_TESTS:
-        ninja.program(f"test_{name}", [f"tests/unit/common/test_{name}.c", "tests/unit/common/pki.c", *COMMON], libs,
+        ninja.program(f"test_{name}", [f"tests/unit/common/test_{name}.c", "tests/unit/common/ends.c", "tests/unit/common/pki.c", *COMMON], libs,
                       fuzz=False)
     ninja.program("test_ring", ["tests/unit/client/test_ring.c", "src/client/ring.c"], libs, fuzz=False)
     ninja.program("test_grant", ["tests/unit/kmod/test_grant.c", "src/kmod/grant.c"], libs, fuzz=False)
