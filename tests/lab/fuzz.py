@@ -398,9 +398,9 @@ CORE = [*COMMON, "src/client/ring.c", "src/client/ring.h", "src/kmod/grant.c"]
 
 def add_unit_tests(ninja):
     libs = ["-lcmocka", "-ljansson", "-lssl", "-lcrypto", "-lpthread"]
+    fixtures = ["tests/unit/common/ends.c", "tests/unit/common/pki.c"]
     for name in CORE_TESTS:
-        ninja.program(f"test_{name}", [f"tests/unit/common/test_{name}.c", "tests/unit/common/ends.c", "tests/unit/common/pki.c", *COMMON], libs,
-                      fuzz=False)
+        ninja.program(f"test_{name}", [f"tests/unit/common/test_{name}.c", *fixtures, *COMMON], libs, fuzz=False)
     ninja.program("test_ring", ["tests/unit/client/test_ring.c", "src/client/ring.c"], libs, fuzz=False)
     ninja.program("test_grant", ["tests/unit/kmod/test_grant.c", "src/kmod/grant.c"], libs, fuzz=False)
 
