@@ -8,7 +8,6 @@ host and in the guests: a session, slot or place in a backlog that was not given
 import contextlib
 import os
 import re
-import select
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from collections import namedtuple
 from pathlib import Path
 
 from lab import paths
+from lab.proc import readable
 from lab.relay import Relay
 
 sys.path.insert(0, str(paths.ROOT / "tests/integration"))
@@ -81,7 +81,7 @@ class TableKernel(FakeKernel):
     def _listen(self, bell):
         """Vector 0: the table has changed."""
         while not self.stopping:
-            if not select.select([bell], [], [], 0.5)[0]:
+            if not readable([bell], 0.5):
                 continue
             with contextlib.suppress(OSError):
                 os.read(bell, 8)

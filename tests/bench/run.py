@@ -28,6 +28,7 @@ class Bench:
 
     def __init__(self, quick, folder=OUT):
         self.quick, self.folder, self.began = quick, folder, time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
         self.figures, self.tables = {}, {}
         self.mappings = None  # how guests map the memories, once known
 
@@ -99,7 +100,6 @@ def verdicts(bench):
 def main(argv=None):
     options = parse(argv)
     qemu.exit_on_signals()
-    OUT.mkdir(parents=True, exist_ok=True)
     bench, failure = Bench(options.quick), None
     try:
         for name in options.part or PARTS:

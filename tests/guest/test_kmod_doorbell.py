@@ -217,7 +217,7 @@ def busy_cpu(k, low_limit):
     for text in k.guest.run("ls /proc/irq", check=True)[1].split():
         k.guest.run(f"echo $(ls -d /proc/irq/{text}/sivshm-* 2>&- | wc -l) > /proc/irq/{text}/smp_affinity_list")
     spin = "import os,time\nos.sched_setaffinity(0, {1})\nos.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(80))\n" \
-           "end = time.monotonic() + 60\nprint('busy', flush=True)\nwhile time.monotonic() < end: pass"
+           "end = time.monotonic() + 300\nprint('busy', flush=True)\nwhile time.monotonic() < end: pass"
     spinner = k.guest.run_bg(["/usr/bin/python3", "-c", spin])
     k.until(lambda: "FF" in k.guest.run(f"ps -o cls= -p {spinner}")[1], "a busy task")
     yield

@@ -4,10 +4,11 @@
 import array
 import errno
 import os
-import select
 import socket
 import struct
 import threading
+
+from lab.proc import readable
 
 PAGE = 4096
 FREE, ACTIVE, DRAINING, REVOKED = range(4)
@@ -71,11 +72,19 @@ class FakeKernel:
 
     def stop(self):
         self.stopping = True
-        self.server.close()
+        self.server.shutdown(socket.SHUT_RDWR)
         os.write(self.wake_write, b"x")
         os.unlink(self.path)
-        if self.owner:
-            self.owner.shutdown(socket.SHUT_RDWR)
+        with self.lock:
+            if self.owner:
+                self.owner.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join()
+        self.server.close()
+        for channel in self.channels.values():
+            channel.end.close()
+        for fd in (self.wake_read, self.wake_write):
+            os.close(fd)
 
     # what the host's side of the test does
 
@@ -251,7 +260,7 @@ class FakeKernel:
         while not self.stopping:
             with self.lock:
                 ends = {c.end: slot for slot, c in self.channels.items()}
-            ready, _, _ = select.select([self.wake_read, *ends], [], [], 1)
+            ready = readable([self.wake_read, *ends], 1)
             if self.wake_read in ready:
                 os.read(self.wake_read, 4096)
             with self.lock:

@@ -10,13 +10,13 @@ import contextlib
 import json
 import mmap
 import os
-import select
 import socket
 import struct
 import time
 import uuid
 
 from lab.ivshmem_host import GRANT, HEADER, PLACE
+from lab.proc import readable
 
 FREE, ACTIVE, DRAINING, REVOKED = range(4)
 
@@ -66,7 +66,7 @@ class Device:
 
     def receive(self, timeout=5):
         """One message: (value, fd or None); None when nothing comes; EOFError at the end."""
-        if not select.select([self.sock], [], [], timeout)[0]:
+        if not readable([self.sock], timeout):
             return None
         data, ancillary, _, _ = self.sock.recvmsg(8, socket.CMSG_SPACE(4))
         if not data:
@@ -102,7 +102,7 @@ class Device:
     def bell(self, vector=0, timeout=2):
         """Has our doorbell been rung? Takes the ring."""
         fd = self.peers[self.id][vector]
-        if not select.select([fd], [], [], timeout)[0]:
+        if not readable([fd], timeout):
             return False
         os.read(fd, 8)
         return True
@@ -194,7 +194,7 @@ class Daemon:
 
     def fill(self, timeout):
         """More bytes; False when none come; EOFError when the host hung up."""
-        if not select.select([self.sock], [], [], timeout)[0]:
+        if not readable([self.sock], timeout):
             return False
         try:
             data = self.sock.recv(1 << 16)

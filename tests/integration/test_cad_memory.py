@@ -418,7 +418,7 @@ def test_end_while_windows_are_zeroed(cad, how):
             cad.call("RevokeService", "ss", "a/sensor", "x")
             cad.call("Restore", "s", "a/sensor")
         else:
-            return
+            break
         wait_for(lambda: all(m["granted"] == m["quarantined"] == 0 for m in cad.members().values()), what="given back")
         assert not cad.channels() and a.table.states() == b.table.states() == {}
     a.close(), b.close()

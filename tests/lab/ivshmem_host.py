@@ -13,7 +13,6 @@ boots is still a peer: what it would write and which of its doorbells rang is in
 import contextlib
 import mmap
 import os
-import select
 import shutil
 import socket
 import struct
@@ -21,6 +20,8 @@ import threading
 import time
 from array import array
 from pathlib import Path
+
+from .proc import readable
 
 PAGE = 4096
 TABLE_MAGIC, SECTION_MAGIC, ABI = 0x31544d4853564953, 0x31534d4853564953, 1
@@ -123,8 +124,7 @@ class IvshmemHost:
         clients = []
         with server:
             while not self.stopping.is_set():
-                ready, _, _ = select.select([server, *clients], [], [], 0.2)
-                for sock in ready:
+                for sock in readable([server, *clients], 0.2):
                     if sock is server:
                         client, _ = server.accept()
                         self.greet(member, client)
@@ -254,6 +254,6 @@ class IvshmemHost:
     def rang(self, vm, vector, timeout=0):
         """How often that doorbell of a VM that nobody boots was rung since the last call."""
         fd = self.members[vm].bells[vector]
-        if not select.select([fd], [], [], timeout)[0]:
+        if not readable([fd], timeout):
             return 0
         return os.eventfd_read(fd)

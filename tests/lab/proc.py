@@ -2,6 +2,7 @@
 """Processes that must not outlive the test run, however that ends."""
 
 import contextlib
+import select
 import threading
 from pathlib import Path
 
@@ -15,6 +16,15 @@ def tied(keep=False, signal="KILL"):
     if keep or threading.current_thread() is not threading.main_thread():
         return []
     return [f"--pdeathsig={signal}"]
+
+
+def readable(files, timeout):
+    """Those of `files` (sockets or descriptors) that can be read, or have ended. Unlike select(), also above 1023."""
+    numbers = {file if isinstance(file, int) else file.fileno(): file for file in files}
+    poll = select.poll()
+    for fd in numbers:
+        poll.register(fd, select.POLLIN)
+    return [numbers[fd] for fd, _ in poll.poll(max(0, timeout) * 1000)]
 
 
 def descendants(pid):
