@@ -27,6 +27,7 @@ struct sivshm_channel {
 	unsigned int rx_idle;
 	struct spin tx_spin;
 	struct spin rx_spin;
+	struct pace rx_pace;
 	struct bell bell;
 	const struct backend *backend;
 	void *userdata;

@@ -105,11 +105,14 @@ static int peek_last(struct sivshm_channel *c, const void **ret, uint32_t *ret_l
  */
 static int peek_soon(struct sivshm_channel *c, const void **ret, uint32_t *ret_length)
 {
-	for (int i = 0; i < SPIN_BURST; i++) {
+	unsigned int pauses = spin_pace(&c->rx_pace, ring_sent(&c->ring.tx));
+
+	for (unsigned int i = 0; i < SPIN_BURST; i++) {
 		spin_relax();
-		if (ring_data_moved(&c->ring.rx))
+		if (i % pauses == 0 && ring_data_moved(&c->ring.rx))
 			return ring_peek(&c->ring.rx, ret, ret_length);
 	}
+	c->rx_pace.pauses = 0;
 	return -EAGAIN;
 }
 

@@ -188,7 +188,8 @@ static inline int ring_commit(struct ring_tx *t, uint64_t size)
 		return -EINVAL;
 	memcpy(t->data + (old & (t->size - 1)), &header, sizeof(header));
 	t->reserved = RING_NOTHING;
-	t->producer = new;
+	/* Atomic for the receiving thread, see ring_sent(). */
+	__atomic_store_n(&t->producer, new, __ATOMIC_RELAXED);
 	/* Header and payload before the index: partner is the load in ring_refresh_data(). */
 	ring_store64(&t->own->producer, new);
 	/* Index before want_data: partner is the barrier in ring_announce() of the peer. */
@@ -275,6 +276,12 @@ static inline void ring_want_space(struct ring_tx *t)
 static inline void ring_announce(void)
 {
 	ring_full_barrier();
+}
+
+/* How much was sent so far; any thread may ask. */
+static inline uint64_t ring_sent(const struct ring_tx *t)
+{
+	return __atomic_load_n(&t->producer, __ATOMIC_RELAXED);
 }
 
 /* Hints that a look is worth it; what is there is for ring_refresh_data() and _space() to say. */

@@ -48,6 +48,30 @@ static inline void spin_learn(struct spin *s, uint64_t waited_ns)
 		s->limit_ns = s->max_ns < SPIN_MIN_NS ? s->max_ns : SPIN_MIN_NS;
 }
 
+/**
+ * struct pace - how often a receiver looks
+ * @sent:   own index of the sender when the ring was found empty last
+ * @pauses: between two looks then
+ *
+ * Each look takes the line of the index from the sender, who has to get it back before its next
+ * message is out.  One who answers wants his message at once.  One who only receives, and empties
+ * the ring faster than it is filled, slows down the sender and so himself: he looks less often, and
+ * finds more each time.
+ */
+struct pace {
+	uint64_t sent;
+	unsigned int pauses;
+};
+
+#define PACE_MAX 16
+
+static inline unsigned int spin_pace(struct pace *p, uint64_t sent)
+{
+	p->pauses = sent != p->sent || !p->pauses ? 1 : p->pauses < PACE_MAX ? p->pauses * 2 : PACE_MAX;
+	p->sent = sent;
+	return p->pauses;
+}
+
 static inline void spin_relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

@@ -19,16 +19,22 @@ PAUSE_SLEEP_US, PAUSE_DEFAULT_US = 100, 400
 
 
 class Turns:
-    """Cases taken in turns, block after block; each case is an order for bench-data."""
+    """Cases taken in turns, block after block; each case is an order for bench-data.
 
-    def __init__(self, world, ring, cases, blocks):
-        """cases: {name: order}"""
-        order = [case for _ in range(blocks) for case in cases]
-        # the first turn is not counted: pages are touched, caches filled, clocks set
-        answers = world.measure([f"ring {ring}", *cases.values(), *(cases[name] for name in order)], timeout=1200)
+    A process has its addresses for life, and an emulator finds code and pages by them: where two that are needed all the
+    time fall together, one case can be slow by a tenth in one process and not in the next. So where a few percent
+    count, the blocks are spread over several processes.
+    """
+
+    def __init__(self, world, ring, cases, blocks, processes=1):
+        """cases: {name: order}; *blocks* are those of one process."""
         self.answers = {name: [] for name in cases}
-        for name, answer in zip(order, answers[1 + len(cases):], strict=True):
-            self.answers[name].append(answer)
+        order = [case for _ in range(blocks) for case in cases]
+        for _ in range(processes):
+            # the first turn is not counted: pages are touched, caches filled, clocks set
+            answers = world.measure([f"ring {ring}", *cases.values(), *(cases[name] for name in order)], timeout=1200)
+            for name, answer in zip(order, answers[1 + len(cases):], strict=True):
+                self.answers[name].append(answer)
 
     def __getitem__(self, name):
         return self.answers[name]
@@ -65,7 +71,7 @@ def poll(bench, world):
     for size in RTT_SIZES:
         rounds = max(1000, min(5000, (20 << 20) // size))
         cases = {kind: f"rtt {kind} poll {size} {rounds}" for kind in ("sivshm", "plain")}
-        turns = Turns(world, RTT_RING, cases, bench.pick(60 if size <= 4096 else 30, 200))
+        turns = Turns(world, RTT_RING, cases, bench.pick(12 if size <= 4096 else 6, 20), bench.pick(5, 10))
         found = turns.ratios("sivshm", "plain", ("p50", "p99", "p999"))
         times += [times_row(turns[kind], kind=kind, size=size) for kind in cases]
         ratios.append(ratio_row(found, size=size))
@@ -113,7 +119,7 @@ def bandwidth(bench, world):
         cases = {f"{kind} {how} {op}": f"{op} {kind} poll {how} {size} {count}" for op in ("stream", "both")
                  for kind, how in (("sivshm", "copy"), ("plain", "copy"), ("uio-lib", "copy"), ("sivshm", "zero"),
                                    ("plain", "touch"))}
-        turns = Turns(world, STREAM_RING, cases, bench.pick(30 if size <= 16384 else 16, 60))
+        turns = Turns(world, STREAM_RING, cases, bench.pick(5 if size <= 16384 else 3, 8), bench.pick(6, 12))
         for op in ("stream", "both"):
             copy = turns.rates(f"sivshm copy {op}", f"plain copy {op}")
             zero = turns.rates(f"sivshm zero {op}", f"plain touch {op}")

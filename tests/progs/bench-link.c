@@ -8,10 +8,9 @@
 const char *const kind_names[] = {"sivshm", "plain", "uio", "uio-lib", "tcp"};
 const char *const mode_names[] = {"poll", "sleep", "default"};
 
-void check(ssize_t r, const char *what)
+void fail(ssize_t r, const char *what)
 {
-	if (r < 0)
-		errx(1, "%s: %s (%s)", what, sivshm_last_error(), errno_name((int)r));
+	errx(1, "%s: %s (%s)", what, sivshm_last_error(), errno_name((int)r));
 }
 
 /* The channel's own backend, counted */

@@ -45,8 +45,14 @@ void link_channel(struct link *l, struct sivshm_channel *c);
 void link_uio(struct link *l, struct link *lib, struct uio *u);
 void link_tcp(struct link *l, int fd);
 void link_mode(struct link *l, enum mode mode);
-/* Ends the program with the library's text when @r is an error. */
-void check(ssize_t r, const char *what);
+/* Ends the program with the library's text. */
+_Noreturn void fail(ssize_t r, const char *what);
+
+static inline void check(ssize_t r, const char *what)
+{
+	if (r < 0)
+		fail(r, what);
+}
 
 #define STEP_TIMEOUT_US 30000000ull
 
