@@ -504,6 +504,22 @@ static void test_spin_learns(void **state)
 	assert_true(s.limit_ns == SPIN_FOREVER);
 }
 
+/* Who answers looks at once, who only receives less and less often; a wait that was in vain counts
+ * from the beginning. */
+static void test_pace(void **state)
+{
+	struct pace p = {};
+
+	(void)state;
+	for (unsigned int pauses = 1; pauses <= PACE_MAX; pauses *= 2)
+		assert_int_equal(spin_pace(&p, 100), pauses);
+	assert_int_equal(spin_pace(&p, 100), PACE_MAX);
+	assert_int_equal(spin_pace(&p, 108), 1);
+	assert_int_equal(spin_pace(&p, 108), 2);
+	p.pauses = 0;
+	assert_int_equal(spin_pace(&p, 108), 1);
+}
+
 static int make_dir(void **state)
 {
 	(void)state;
@@ -547,6 +563,7 @@ int main(void)
 		TEST(test_ping_pong_sleeping),
 		TEST(test_two_threads_share_the_bell),
 		cmocka_unit_test(test_spin_learns),
+		cmocka_unit_test(test_pace),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
