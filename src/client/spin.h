@@ -67,7 +67,10 @@ struct pace {
 
 static inline unsigned int spin_pace(struct pace *p, uint64_t sent)
 {
-	p->pauses = sent != p->sent || !p->pauses ? 1 : p->pauses < PACE_MAX ? p->pauses * 2 : PACE_MAX;
+	if (sent != p->sent || !p->pauses)
+		p->pauses = 1;
+	else if (p->pauses < PACE_MAX)
+		p->pauses *= 2;
 	p->sent = sent;
 	return p->pauses;
 }

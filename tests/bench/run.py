@@ -69,7 +69,7 @@ def parse(argv):
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__,
                                      epilog="Exit status: 0 all aims met, 1 something failed, 3 an aim was missed.")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there too")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: ten minutes instead of forty")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: ten minutes instead of thirty-five")
     parser.add_argument("--part", metavar="NAME", action="append", choices=PARTS,
                         help="only this part; may be given more than once: " + " ".join(PARTS))
     return parser.parse_args(argv)
