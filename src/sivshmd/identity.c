@@ -8,6 +8,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "spare-key.h"
 
 #define ISSUE_TIMEOUT_USEC (10 * USEC_PER_SEC)
 #define RETRY_USEC (10 * USEC_PER_SEC)
@@ -39,15 +40,22 @@ struct identity {
 struct identities {
 	sd_event *event;
 	struct control *control;
+	struct spare_key *spare;
 	TAILQ_HEAD(, identity) list;
 };
 
 int identities_new(sd_event *event, struct control *control, struct identities **ret)
 {
 	struct identities *s = calloc(1, sizeof(*s));
+	int r;
 
 	if (!s)
 		return -ENOMEM;
+	r = spare_key_new(event, &s->spare);
+	if (r < 0) {
+		free(s);
+		return r;
+	}
 	s->event = sd_event_ref(event);
 	s->control = control;
 	TAILQ_INIT(&s->list);
@@ -89,6 +97,7 @@ struct identities *identities_free(struct identities *s)
 		return NULL;
 	while (!TAILQ_EMPTY(&s->list))
 		identity_free(TAILQ_FIRST(&s->list));
+	spare_key_free(s->spare);
 	sd_event_unref(s->event);
 	free(s);
 	return NULL;
@@ -156,9 +165,7 @@ static int request(struct identity *i, struct failure *error)
 	if (i->call)
 		return 0;
 	strcpy(issue.service, i->service);
-	i->new_key = key_new();
-	issue.csr = i->new_key ? csr_new(i->new_key) : NULL;
-	if (issue.csr)
+	if (spare_key_take(i->store->spare, &i->new_key, &issue.csr) >= 0)
 		r = control_call(i->store->control, "IssueCertificate", msg_issue_encode(&issue),
 				 ISSUE_TIMEOUT_USEC, on_issued, i, &i->call, error);
 	else
@@ -398,6 +405,7 @@ void identities_host_ready(struct identities *s)
 	struct identity *i, *next;
 	char id[SPIFFE_ID_SIZE];
 
+	spare_key_renew(s->spare);
 	for (i = TAILQ_FIRST(&s->list); i; i = next) {
 		next = TAILQ_NEXT(i, next);
 		own_id(i, id);

@@ -282,6 +282,29 @@ def test_certificates_are_renewed(world):
     assert world.host.methods("rtos").count("IssueCertificate") == 2
 
 
+def test_no_key_serves_twice(world):
+    """Made ahead or at once, over renewals and another host's Welcome: each request has a key of its own."""
+    requests = []
+
+    def issue(host, vm, params):
+        requests.append(params["csr"])
+        return {"certificate": host.ca.issue(params["csr"], host.id_of(vm, params["service"])),
+                "notAfter": int(time.time()) + 86400}
+    world.host.hooks["rtos", "IssueCertificate"] = world.host.hooks["ivi", "IssueCertificate"] = issue
+    world.rtos.start()
+    world.ivi.start()
+    world.ivi.client().listen("dashboard")
+    client = world.rtos.client()
+    for pause in (0, 0, 0.3, 2.5, 0.3):  # before one could be made ahead, and after
+        time.sleep(pause)
+        os.close(client.connect("sensor", "ivi/dashboard")[0])
+        client.manager("ForgetCertificates")
+    assert len(requests) == 6
+    keys = [subprocess.run(["openssl", "req", "-verify", "-noout", "-pubkey"], input=request, text=True, check=True,
+                           capture_output=True).stdout for request in requests]
+    assert len(set(keys)) == 6
+
+
 # The kernel
 
 
