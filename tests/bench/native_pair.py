@@ -100,7 +100,7 @@ class Pair(Stage):
         """So many cold and warm calls in turns: [{kind, ms, steps, peer_steps}]."""
         buses = [self.guests[vm].bus.address for vm in UIDS]
         done = subprocess.run([program, "pair", *buses, "sensor", "ivi/dashboard", str(count)], capture_output=True,
-                              text=True, timeout=60)
+                              text=True, timeout=600)
         if done.returncode:
             logs = "".join(guest.log()[-1000:] for guest in self.guests.values())
             raise RuntimeError(f"handshake-bench: {done.stderr}{logs}{self.cad.log()[-1000:]}")

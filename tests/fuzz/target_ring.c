@@ -190,7 +190,7 @@ static void reserve_and_commit(struct input *in)
 	r = ring_commit(&ring.tx, size);
 	must(r == 0 || r == 1);
 	record = ring_record_size(size);
-	must(ring.tx.producer == old + record);
+	must(ring_sent(&ring.tx) == old + record);
 	for (uint64_t i = 0; i < record; i++)
 		sent[(old + i) & (TX_SIZE - 1)] = ring.tx.data[(old & (TX_SIZE - 1)) + i];
 	must(ring_commit(&ring.tx, 0) == -EINVAL); /* once only */

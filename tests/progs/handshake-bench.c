@@ -324,8 +324,6 @@ static int forget_at_both_ends(void)
 
 /* pair */
 
-#define PAIR_PAUSE_US 10000
-
 static int open_bus_at(const char *address, sd_bus **ret)
 {
 	const char *name;
@@ -355,7 +353,7 @@ static int take_pair_turns(sd_bus *bus, char **argv)
 	for (i = 0; i < 2 * count && r >= 0; i++) {
 		if (i % 2 == 0)
 			r = forget_at(bus) < 0 ? -EIO : forget_at(peer_bus);
-		usleep(PAIR_PAUSE_US);
+		usleep(PAUSE_US);
 		if (r >= 0)
 			r = connect_once(bus, argv[4], argv[5], false, i == 0);
 	}
