@@ -13,7 +13,8 @@
  * -EPROTO from here means "these words make no sense".  A revoked window reads as zeros, so the
  * caller asks the kernel before it blames the peer.
  *
- * The sender's and the receiver's state share no cache line: one thread may own each.
+ * The sender's and the receiver's state share no cache line: one thread may own each, and may ask
+ * the other's for ring_sent() alone.
  */
 #ifndef SIVSHM_RING_H
 #define SIVSHM_RING_H

@@ -9,6 +9,7 @@
 /* Behind the handshake that took the last one, and behind the warm-up. */
 #define AFTER_TAKE_USEC (100 * USEC_PER_MSEC)
 #define AFTER_START_USEC (2 * USEC_PER_SEC)
+#define ACCURACY_USEC (5 * USEC_PER_MSEC) /* by default a quarter of a second */
 
 struct spare_key {
 	sd_event_source *timer;
@@ -42,9 +43,9 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata)
 
 	(void)source;
 	(void)usec;
-	/* Without one the next request makes its own, and says so if that fails, too. */
-	if (!s->key)
-		make(&s->key, &s->csr);
+	/* There is none while the timer runs.  If this fails the next request makes its own, and
+	 * says so if that fails, too. */
+	make(&s->key, &s->csr);
 	return 0;
 }
 
@@ -62,7 +63,7 @@ int spare_key_new(sd_event *event, struct spare_key **ret)
 
 	if (!s)
 		return -ENOMEM;
-	r = sd_event_add_time(event, &s->timer, CLOCK_MONOTONIC, 0, 0, on_timer, s);
+	r = sd_event_add_time(event, &s->timer, CLOCK_MONOTONIC, 0, ACCURACY_USEC, on_timer, s);
 	if (r < 0)
 		return r;
 	r = sd_event_source_set_enabled(s->timer, SD_EVENT_OFF);

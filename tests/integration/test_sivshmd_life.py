@@ -283,7 +283,7 @@ def test_certificates_are_renewed(world):
 
 
 def test_no_key_serves_twice(world):
-    """Made ahead or at once, over renewals and another host's Welcome: each request has a key of its own."""
+    """Made ahead or at once: each request has a key of its own."""
     requests = []
 
     def issue(host, vm, params):
