@@ -20,6 +20,7 @@
 
 #include "bio-text.h"
 #include "cleanup.h"
+#include "crypto.h"
 #include "handshake.h"
 #include "handshake-verify.h"
 
@@ -105,7 +106,8 @@ static int on_verify(int ok, X509_STORE_CTX *store)
 
 static SSL_CTX *context_new(void)
 {
-	SSL_CTX *context = SSL_CTX_new(TLS_method());
+	OSSL_LIB_CTX *crypto = crypto_context();
+	SSL_CTX *context = crypto ? SSL_CTX_new_ex(crypto, NULL, TLS_method()) : NULL;
 
 	if (!context)
 		return NULL;

@@ -4,12 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
 #include "clock.h"
+#include "crypto.h"
 #include "keypair.h"
 #include "log.h"
 #include "port.h"
@@ -211,11 +211,12 @@ static int take_welcome(struct control *c, const struct msg_welcome *w, struct f
 				   w->version, PROTOCOL_VERSION);
 	if (CRYPTO_memcmp(w->nonce, c->nonce, sizeof(c->nonce)) != 0)
 		return failure_set(error, ERR_FAILED, "Welcome for another Hello");
+	/* A cloned VM may have the entropy of its twin: no key is made before this. */
+	if (crypto_mix(w->random, sizeof(w->random)) < 0)
+		return failure_set(error, ERR_FAILED, "out of memory");
 	r = trust_new(w->trust_bundle, &trust, error);
 	if (r < 0)
 		return r;
-	/* A cloned VM may have the entropy of its twin: no key is made before this. */
-	RAND_add(w->random, sizeof(w->random), sizeof(w->random));
 	X509_STORE_free(c->trust);
 	c->trust = trust;
 	strcpy(c->vm, w->vm);

@@ -10,6 +10,7 @@
 
 #include "bio-text.h"
 #include "cleanup.h"
+#include "crypto.h"
 #include "handshake-verify.h"
 
 #define CHAIN_MAX 8
@@ -34,20 +35,19 @@ void keypair_done(struct keypair *k)
 
 EVP_PKEY *key_new(void)
 {
-	return EVP_EC_gen("P-256");
+	return EVP_PKEY_Q_keygen(crypto_context(), NULL, "EC", "P-256");
 }
 
-/* The key as it is: X509_REQ_set_pubkey() would have all of OpenSSL's encoders and decoders looked
- * through, which takes several times as long as the signature. */
-static int set_public_key(X509_REQ *request, EVP_PKEY *key)
+/* As it is encoded in @key: OpenSSL's own way goes through all its encoders and decoders, which
+ * takes several times as long as a signature, and which crypto_context() has not. */
+int key_copy_public(EVP_PKEY *key, X509_PUBKEY *to)
 {
-	X509_PUBKEY *ret = X509_REQ_get_X509_PUBKEY(request);
 	unsigned char *point = NULL;
 	size_t size = EVP_PKEY_get1_encoded_public_key(key, &point);
 
 	if (size == 0)
 		return 0;
-	if (X509_PUBKEY_set0_param(ret, OBJ_nid2obj(NID_X9_62_id_ecPublicKey), V_ASN1_OBJECT,
+	if (X509_PUBKEY_set0_param(to, OBJ_nid2obj(NID_X9_62_id_ecPublicKey), V_ASN1_OBJECT,
 				   OBJ_nid2obj(NID_X9_62_prime256v1), point, (int)size) == 1)
 		return 1;
 	OPENSSL_free(point);
@@ -56,12 +56,13 @@ static int set_public_key(X509_REQ *request, EVP_PKEY *key)
 
 char *csr_new(EVP_PKEY *key)
 {
-	_cleanup_(X509_REQ_freep) X509_REQ *request = X509_REQ_new();
+	_cleanup_(X509_REQ_freep) X509_REQ *request = X509_REQ_new_ex(crypto_context(), NULL);
 	_cleanup_(BIO_freep) BIO *bio = BIO_new(BIO_s_mem());
 
 	/* No subject: who it is for is the host's to say. */
 	if (!request || !bio || X509_REQ_set_version(request, X509_REQ_VERSION_1) != 1 ||
-	    set_public_key(request, key) != 1 || X509_REQ_sign(request, key, EVP_sha256()) <= 0 ||
+	    key_copy_public(key, X509_REQ_get_X509_PUBKEY(request)) != 1 ||
+	    X509_REQ_sign(request, key, EVP_sha256()) <= 0 ||
 	    PEM_write_bio_X509_REQ(bio, request) != 1) {
 		ERR_clear_error();
 		return NULL;
@@ -72,13 +73,16 @@ char *csr_new(EVP_PKEY *key)
 /* The next certificate of @bio; NULL at the end, with @error set when it was none. */
 static X509 *next_certificate(BIO *bio, struct failure *error)
 {
-	X509 *x = PEM_read_bio_X509(bio, NULL, no_password, NULL);
+	X509 *x = X509_new_ex(crypto_context(), NULL);
+	X509 *read = x ? PEM_read_bio_X509(bio, &x, no_password, NULL) : NULL;
 	unsigned long e = ERR_peek_last_error();
 
-	if (!x && ERR_GET_REASON(e) != PEM_R_NO_START_LINE)
+	if (!read)
+		X509_free(x);
+	if (!read && ERR_GET_REASON(e) != PEM_R_NO_START_LINE)
 		failure_set(error, ERR_HANDSHAKE_FAILED, "the host sent a broken certificate");
 	ERR_clear_error();
-	return x;
+	return read;
 }
 
 int trust_new(const char *bundle, X509_STORE **ret, struct failure *error)
@@ -133,7 +137,8 @@ static int read_chain(const char *pem, struct keypair *k, struct failure *error)
 static int check_chain(const struct keypair *k, X509_STORE *trust, int64_t now,
 		       struct failure *error)
 {
-	_cleanup_(X509_STORE_CTX_freep) X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+	_cleanup_(X509_STORE_CTX_freep) X509_STORE_CTX *ctx =
+		X509_STORE_CTX_new_ex(crypto_context(), NULL);
 	int r;
 
 	if (!ctx || X509_STORE_CTX_init(ctx, trust, k->certificate, k->chain) != 1)

@@ -16,8 +16,10 @@ struct keypair {
 
 void keypair_done(struct keypair *k);
 
-/** key_new() - fresh P-256 key; NULL when OpenSSL fails */
+/** key_new() - fresh P-256 key, for crypto_context(); NULL when OpenSSL fails */
 EVP_PKEY *key_new(void);
+/** key_copy_public() - the public half of a P-256 key; 1: done */
+int key_copy_public(EVP_PKEY *key, X509_PUBKEY *to);
 /** csr_new() - PEM of a request for @key; the caller frees; NULL when OpenSSL fails */
 char *csr_new(EVP_PKEY *key);
 /** trust_new() - PEM bundle to a store; @ret owned by the caller */

@@ -7,6 +7,7 @@
 
 #include <systemd/sd-daemon.h>
 
+#include "crypto.h"
 #include "log.h"
 #include "manager.h"
 #include "module.h"
@@ -96,6 +97,8 @@ static int run(const struct options *options)
 	_cleanup_(manager_freep) struct manager *m = NULL;
 	int r;
 
+	if (!crypto_context())
+		return fail("OpenSSL", -ENOMEM);
 	r = manager_new(options, &m);
 	if (r == -CONF_UNUSABLE)
 		return r;

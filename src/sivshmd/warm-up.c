@@ -8,6 +8,7 @@
 
 #include "bio-text.h"
 #include "cleanup.h"
+#include "crypto.h"
 #include "handshake.h"
 #include "keypair.h"
 
@@ -69,14 +70,14 @@ static int add_extension(X509 *certificate, int nid, const char *value)
 
 static int make_certificate(struct warm_up *w, struct failure *error)
 {
-	_cleanup_(X509_freep) X509 *x = X509_new();
+	_cleanup_(X509_freep) X509 *x = X509_new_ex(crypto_context(), NULL);
 	_cleanup_(BIO_freep) BIO *bio = BIO_new(BIO_s_mem());
 
 	if (!x || !bio || X509_set_version(x, X509_VERSION_3) != 1 ||
 	    ASN1_INTEGER_set(X509_get_serialNumber(x), 1) != 1 ||
 	    !ASN1_TIME_set(X509_getm_notBefore(x), NOW) ||
 	    !ASN1_TIME_set(X509_getm_notAfter(x), NOW + LIFETIME) ||
-	    X509_set_pubkey(x, w->key) != 1 ||
+	    key_copy_public(w->key, X509_get_X509_PUBKEY(x)) != 1 ||
 	    add_extension(x, NID_key_usage, "critical,digitalSignature") != 1 ||
 	    add_extension(x, NID_ext_key_usage, "serverAuth,clientAuth") != 1 ||
 	    add_extension(x, NID_subject_alt_name, "critical,URI:" ID) != 1 ||

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <openssl/err.h>
+#include <openssl/provider.h>
 #include <stdarg.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -131,7 +132,12 @@ int __wrap_asprintf(char **ret, const char *format, ...)
 	}
 
 WRAP(ssize_t, read, (errno = EIO, -1), (int fd, void *buffer, size_t size), (fd, buffer, size))
-WRAP(SSL_CTX *, SSL_CTX_new, NULL, (const SSL_METHOD *method), (method))
+WRAP(OSSL_LIB_CTX *, OSSL_LIB_CTX_new, NULL, (void), ())
+WRAP(OSSL_PROVIDER *, OSSL_PROVIDER_load, NULL, (OSSL_LIB_CTX * c, const char *name), (c, name))
+WRAP(int, OSSL_PROVIDER_add_builtin, 0,
+     (OSSL_LIB_CTX * c, const char *name, OSSL_provider_init_fn *start), (c, name, start))
+WRAP(SSL_CTX *, SSL_CTX_new_ex, NULL,
+     (OSSL_LIB_CTX * c, const char *properties, const SSL_METHOD *method), (c, properties, method))
 WRAP(int, SSL_CTX_set_ciphersuites, 0, (SSL_CTX * c, const char *list), (c, list))
 WRAP(SSL *, SSL_new, NULL, (SSL_CTX * c), (c))
 WRAP(BIO *, BIO_new, NULL, (const BIO_METHOD *method), (method))

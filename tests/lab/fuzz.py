@@ -246,9 +246,10 @@ def compile_broken(name, edit):
 
 
 # The pure core with each allocation, read and call of OpenSSL failing in turn: fail_nth.c.
-WRAPPED = """malloc calloc realloc reallocarray strdup strndup free asprintf read SSL_CTX_new SSL_CTX_set_ciphersuites
-    SSL_new BIO_new BIO_write BIO_read SSL_use_certificate SSL_use_PrivateKey SSL_ctrl SSL_do_handshake
-    PEM_write_bio_X509 SSL_export_keying_material""".split()
+WRAPPED = """malloc calloc realloc reallocarray strdup strndup free asprintf read OSSL_LIB_CTX_new OSSL_PROVIDER_load
+    OSSL_PROVIDER_add_builtin SSL_CTX_new_ex SSL_CTX_set_ciphersuites SSL_new BIO_new BIO_write BIO_read
+    SSL_use_certificate SSL_use_PrivateKey SSL_ctrl SSL_do_handshake PEM_write_bio_X509
+    SSL_export_keying_material""".split()
 FAIL_NTH_DEFECT = Edit("src/common/conf-lines.c", "	if (!seen->items[seen->n].name)\n		return -ENOMEM;\n", "")
 
 
