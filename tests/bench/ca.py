@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How many handshakes a second sivshm-cad manages alone, beside the signatures of one core; and one handshake natively."""
+"""How many handshakes a second sivshm-cad manages alone, beside the signatures of one core; and one handshake natively.
+
+Also with keys of an administrator's own CA, whose signatures take longer than all the rest of a handshake.
+"""
 
 import json
 import os
@@ -21,6 +24,8 @@ TITLE = "handshakes at the CA, and from call to descriptor, between native proce
 DOMAIN = "bench.example"
 VMS = [1, 4, 16, 64]
 KINDS = ("warm", "cold")
+OWN_KEYS = {"ecdsap384": ["ec", "-pkeyopt", "ec_paramgen_curve:P-384"], "rsa2048": ["rsa:2048"], "rsa3072": ["rsa:3072"]}
+OWN_VMS = 16
 FIRST_UID = 62100
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -31,8 +36,18 @@ def names(vms):
     return [f"v{i}" for i in range(count)]
 
 
-def configuration(vms):
-    files = {"ca.conf": f"[CA]\nTrustDomain={DOMAIN}\n[Limits]\nCertificatesPerMinute=60000\n"}
+def own_ca(folder, key):
+    """A self-signed authority. Returns the lines of ca.conf that name it."""
+    files = {"KeyFile": folder / "ca.key", "CertificateFile": folder / "ca.pem"}
+    subprocess.run(["openssl", "req", "-x509", "-nodes", "-newkey", *OWN_KEYS[key], "-subj", "/CN=bench", "-days", "2",
+                    "-addext", "keyUsage=critical,keyCertSign", "-keyout", files["KeyFile"],
+                    "-out", files["CertificateFile"]], check=True, capture_output=True)
+    files["KeyFile"].chmod(0o600)
+    return "".join(f"{name}={path}\n" for name, path in files.items())
+
+
+def configuration(vms, ca=""):
+    files = {"ca.conf": f"[CA]\nTrustDomain={DOMAIN}\n{ca}[Limits]\nCertificatesPerMinute=60000\n"}
     all_names = names(vms)
     for i, name in enumerate(all_names):
         files[f"vm.d/{name}.conf"] = f"[VM {name}]\nUser={FIRST_UID + i}\nServices=c l\n"
@@ -49,15 +64,16 @@ def cpu_seconds(pid):
 
 
 class Host:
-    """sivshm-cad as a process of its own, and devices plugged into all its VMs."""
+    """sivshm-cad as a process of its own, and devices plugged into all its VMs. @own_key: of OWN_KEYS, for its CA."""
 
-    def __init__(self, binary, bus, vms):
+    def __init__(self, binary, bus, vms, own_key=None):
         from cad import Cad
         from fake_vm import Device
         self.vms = vms
         self.folder = Path("/dev/shm") / f"sivshm-bench-ca.{os.getpid()}.{time.monotonic_ns():x}"
         self.folder.mkdir(mode=0o755)
-        self.cad = Cad(binary, self.folder, bus.address, configuration(vms))
+        ca = own_ca(self.folder, own_key) if own_key else ""
+        self.cad = Cad(binary, self.folder, bus.address, configuration(vms, ca))
         self.cad.start()
         self.devices = [Device(self.cad.runtime / "vm" / name / f"v{i & ~1}.sock", FIRST_UID + i).setup(2)
                         for i, name in enumerate(names(vms))]
@@ -90,11 +106,10 @@ class Host:
         return {**json.loads(line), "user_s": user, "kernel_s": kernel}
 
 
-def signature_rates():
-    """What one core can do in a second: (signatures, verifications), P-256."""
-    out = subprocess.run(["openssl", "speed", "-seconds", "1", "ecdsap256"], capture_output=True, text=True,
-                         check=True).stdout
-    found = re.search(r"^ *256 bits ecdsa .*s +([\d.]+) +([\d.]+)$", out, re.M)
+def signature_rates(key="ecdsap256"):
+    """What one core can do with a key in a second: (signatures, verifications)."""
+    out = subprocess.run(["openssl", "speed", "-seconds", "1", key], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"^ *(?:rsa )?\d+ bits .*s +([\d.]+) +([\d.]+)$", out, re.M)
     return float(found[1]), float(found[2])
 
 
@@ -154,8 +169,31 @@ def throughput(bench, binary, program, bus):
     bench.figure("ca_sign_and_verify_rate_ratio", last["signs_and_verifies_to_bound"])
 
 
+def own_keys(bench, binary, program, bus):
+    """The same load without certificates, by a CA with each of the other keys."""
+    seconds, rounds = bench.pick(1, 3), bench.pick(1, 5)
+    rows, figures = [], {}
+    for key in OWN_KEYS:
+        runs, rates = [], []
+        for _ in range(rounds):
+            rates.append(signature_rates(key))
+            with Host(binary, bus, OWN_VMS, key) as host:
+                load = host.load(program, "cold", seconds)
+            runs.append({**load, "sign_s": 1 / rates[-1][0], "verify_s": 1 / rates[-1][1]})
+        row = row_of(OWN_VMS, "cold", runs)
+        rows.append({"key": key, "signatures_per_s": stats.spread([sign for sign, _ in rates], 0)["median"],
+                     **{name: row[name] for name in ("handshakes_per_s", "cpu_us_per_handshake", "signatures_to_bound")}})
+        figures[key] = row["signatures_to_bound"]
+        bench.say(f"  CA's key {key}: {row['handshakes_per_s']:.0f} handshakes/s, {row['cpu_us_per_handshake']} µs of "
+                  f"processor time each, signatures {figures[key]} of the bound")
+    bench.table("ca_own_keys", rows)
+    bench.figure("ca_signature_rate_ratio_own", figures)
+
+
 def run(bench):
     where = build.compile("gcc")
     native_pair.measure(bench, where)  # before the load, which leaves caches full of other things
     with PrivateBus() as bus:
-        throughput(bench, str(where / "src/sivshm-cad/sivshm-cad"), str(where / "tests/progs/cad-load"), bus)
+        programs = str(where / "src/sivshm-cad/sivshm-cad"), str(where / "tests/progs/cad-load")
+        throughput(bench, *programs, bus)
+        own_keys(bench, *programs, bus)
