@@ -42,6 +42,7 @@ TLS_1_2 = Edit(HANDSHAKE, "SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION
                "SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION)")
 MORE_GROUPS = Edit(HANDSHAKE, "	    SSL_CTX_set1_groups_list(context, \"X25519\") != 1 ||",
                    "	    SSL_CTX_set1_groups_list(context, \"X25519:P-256\") != 1 ||")
+ANY_ALGORITHM = Edit(HANDSHAKE, "SSL_CTX_new_ex(crypto, NULL, TLS_method())", "SSL_CTX_new_ex(NULL, NULL, TLS_method())")
 ANY_GRANT = Edit("src/sivshmd/opener.c", "o->session, SESSION_ID_SIZE) == 0 ? 0 : -EKEYREJECTED",
                  "o->session, SESSION_ID_SIZE) == 0 ? 0 : 0")
 ANY_TIME = Edit("src/sivshmd/accept.c", "	if (s->state != SESSION_FINISHED) {", "	if (s->state == SESSION_GRANTED) {")
@@ -56,8 +57,8 @@ BROKEN_SIVSHMD = {
     "any name": [OWN_UNCHECKED, ANY_NAME],
     "any chain": [OWN_UNCHECKED, ANY_CHAIN],
     "any certificate": [OWN_UNCHECKED, ANY_CHAIN, ANY_LEAF],
-    "TLS 1.2": [TLS_1_2, MORE_GROUPS],
-    "P-256 too": [MORE_GROUPS],
+    "TLS 1.2": [TLS_1_2, MORE_GROUPS, ANY_ALGORITHM],
+    "P-256 too": [MORE_GROUPS, ANY_ALGORITHM],
     "any grant": [ANY_GRANT],
     "any time": [ANY_TIME],
 }

@@ -391,7 +391,7 @@ def replay(name, files, binary=None, timeout=300):
 # coverage
 
 # Unit tests of the pure core: (program, sources, libraries)
-CORE_TESTS = ["names", "errors", "frame", "rpc", "field", "message", "conf", "conf-value", "handshake",
+CORE_TESTS = ["names", "errors", "frame", "rpc", "field", "message", "conf", "conf-value", "crypto", "handshake",
               "handshake-verify"]
 # Files whose every line is to be reached; what is not, and why, is said in tests/fuzz/test_fuzz.py.
 CORE = [*COMMON, "src/client/ring.c", "src/client/ring.h", "src/kmod/grant.c"]
