@@ -51,7 +51,7 @@ static const struct part {
 /* One of DER, as it is in a certificate; the others read files of keys. */
 #define CERTIFICATE_KEY "structure=SubjectPublicKeyInfo"
 
-static OSSL_PROVIDER *whole; /* the default provider; its algorithms know no other */
+static OSSL_PROVIDER *whole; /* the default provider, whose algorithms these are */
 
 static bool is_part(int operation, const OSSL_ALGORITHM *a)
 {

@@ -12,7 +12,7 @@
  * It has the algorithms of docs/protocol.md, in the implementation of OpenSSL's default provider,
  * and of all decoders those alone that read a certificate's public key.  So a peer's bytes do not
  * reach what no handshake needs.  And OpenSSL 3.0, which looks through all algorithms for the key
- * of each certificate that it reads, has few to look through: a quarter of the time.
+ * of each certificate that it reads, has few to look through: less than a third of the time.
  *
  * A key for it has to be made in it (EVP_PKEY_Q_keygen()), or it is converted for each use.
  * Lives as long as the process; sivshmd has it before anything else.  NULL when there is no memory.

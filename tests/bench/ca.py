@@ -113,6 +113,11 @@ def signature_rates(key="ecdsap256"):
     return float(found[1]), float(found[2])
 
 
+def beside(load, rates):
+    """One run, and the seconds that openssl takes for a signature and a verification."""
+    return {**load, "sign_s": 1 / rates[0], "verify_s": 1 / rates[1]}
+
+
 def measured(bench, binary, program, bus):
     """Runs in turns with openssl speed: {(VMs, kind): [run]}, and the rates that openssl found."""
     seconds, rounds = bench.pick(1, 3), bench.pick(1, 5)
@@ -122,8 +127,7 @@ def measured(bench, binary, program, bus):
             rates.append(signature_rates())
             with Host(binary, bus, vms) as host:
                 for kind in KINDS:
-                    load = host.load(program, kind, seconds)
-                    found[vms, kind].append({**load, "sign_s": 1 / rates[-1][0], "verify_s": 1 / rates[-1][1]})
+                    found[vms, kind].append(beside(host.load(program, kind, seconds), rates[-1]))
     return found, rates
 
 
@@ -178,8 +182,7 @@ def own_keys(bench, binary, program, bus):
         for _ in range(rounds):
             rates.append(signature_rates(key))
             with Host(binary, bus, OWN_VMS, key) as host:
-                load = host.load(program, "cold", seconds)
-            runs.append({**load, "sign_s": 1 / rates[-1][0], "verify_s": 1 / rates[-1][1]})
+                runs.append(beside(host.load(program, "cold", seconds), rates[-1]))
         row = row_of(OWN_VMS, "cold", runs)
         rows.append({"key": key, "signatures_per_s": stats.spread([sign for sign, _ in rates], 0)["median"],
                      **{name: row[name] for name in ("handshakes_per_s", "cpu_us_per_handshake", "signatures_to_bound")}})
